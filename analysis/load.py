@@ -1,0 +1,310 @@
+"""From results folders to frames: the run header, one row per trial and epoch, and a list of what could not be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from tune_ablation import plan
+from tune_ablation.errors import UserError
+from tune_ablation.experiment import Experiment, parse
+from tune_ablation.records import (
+    FAILURE_FILE,
+    HEADER_FILE,
+    METRICS,
+    RECORDS_FILE,
+    SCHEMA,
+    STAGES,
+    TRIALS_FOLDER,
+    RecordsError,
+    load_rows,
+)
+from tune_ablation.storage import Storage, open_storage
+
+Schema = dict[str, type[pl.DataType]]
+
+FIXED_TYPES: Schema = {
+    "schema": pl.Int64,
+    "experiment": pl.String,
+    "trial": pl.String,
+    "cell": pl.String,
+    "stage": pl.String,
+    "number": pl.Int64,
+    "seed": pl.Int64,
+    "lr": pl.Float64,
+    "epoch": pl.Int64,
+    "epochs": pl.Int64,
+    **dict.fromkeys(METRICS, pl.Float64),
+    "epoch_seconds": pl.Float64,
+    "train_images_per_second": pl.Float64,
+    "diverged": pl.Boolean,
+    "device": pl.String,
+    "precision": pl.String,
+}
+"""Type of every column of an epoch record but the factors'."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that was left out.
+
+    Attributes:
+        file: its name within the results folder.
+        what: what is wrong with it.
+        trial: key of the planned trial whose records are lost by it; None where no trial is.
+    """
+
+    file: str
+    what: str
+    trial: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that the runner gave up for a reason other than divergence."""
+
+    trial: str
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one experiment.
+
+    Attributes:
+        where: the results folder or its address.
+        header: the content of ``run.json``.
+        experiment: the experiment as resolved.
+        classes: number of classes of its data.
+        plan: one row per planned trial, in the plan's order: ``trial``, ``cell``, a column each factor, ``stage``, ``number``.
+        epochs: one row per trial and epoch, in the plan's order; columns ``FIXED_TYPES`` and one each factor.
+        failures: trials given up, whatever records they have.
+        problems: files that were left out.
+    """
+
+    where: str
+    header: Mapping[str, Any]
+    experiment: Experiment
+    classes: int
+    plan: pl.DataFrame
+    epochs: pl.DataFrame
+    failures: tuple[Failure, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was asked for: the experiments that could be read, and for each of the others why it could not."""
+
+    runs: tuple[Run, ...]
+    unreadable: tuple[str, ...]
+
+
+def load(sources: Iterable[str | Storage]) -> Results:
+    """Read results folders.
+
+    Args:
+        sources: each the results folder of one experiment or a storage path that holds several; a path, a URI or a storage.
+
+    Raises:
+        UserError: a source holds no results, or none of its experiments can be read.
+    """
+    runs: dict[str, Run] = {}
+    unreadable: list[str] = []
+    for source in sources:
+        storage = open_storage(source) if isinstance(source, str) else source
+        found, reasons = _load_source(storage)
+        if not found:
+            raise UserError(reasons[0])
+        runs |= {run.where: run for run in found}
+        unreadable += reasons
+    return Results(tuple(runs.values()), tuple(dict.fromkeys(unreadable)))
+
+
+def _load_source(storage: Storage) -> tuple[list[Run], list[str]]:
+    try:
+        names = storage.names()
+    except OSError as error:
+        raise UserError(f"{storage.root}: cannot be listed ({error})") from None
+    if _is_results(names):
+        folders = {"": names}
+    else:
+        folders = {}
+        for name in names:
+            folder, _, rest = name.partition("/")
+            folders.setdefault(folder, []).append(rest)
+        folders = {folder: inside for folder, inside in folders.items() if _is_results(inside)}
+    if not folders:
+        raise UserError(f"{storage.root}: no results here: neither it nor a folder in it holds {HEADER_FILE} and {TRIALS_FOLDER}/")
+    runs, reasons = [], []
+    for folder, inside in folders.items():
+        try:
+            runs.append(load_run(storage.child(folder) if folder else storage, inside))
+        except UserError as error:
+            reasons.append(str(error))
+    return runs, reasons
+
+
+def _is_results(names: Iterable[str]) -> bool:
+    return any(name == HEADER_FILE or _trial_of(name, RECORDS_FILE) for name in names)
+
+
+def _trial_of(name: str, file: str) -> str | None:
+    """The trial's key where ``name`` is that file of a trial."""
+    prefix, suffix = f"{TRIALS_FOLDER}/", f"/{file}"
+    return name[len(prefix) : -len(suffix)] if name.startswith(prefix) and name.endswith(suffix) else None
+
+
+def load_run(storage: Storage, names: Iterable[str]) -> Run:
+    """Read the results folder of one experiment.
+
+    Args:
+        storage: the folder.
+        names: the files in it.
+
+    Raises:
+        UserError: its run header cannot be used, or it holds no file of any trial.
+    """
+    names = list(names)
+    header, experiment = _header(storage)
+    planned = _plan(experiment)
+    expected = {row["trial"]: {"experiment": experiment.name, **row} for row in planned.iter_rows(named=True)}
+    record_files = {name: key for name in names if (key := _trial_of(name, RECORDS_FILE)) is not None}
+    failure_files = {name: key for name in names if (key := _trial_of(name, FAILURE_FILE)) is not None}
+    if not record_files and not failure_files:
+        raise UserError(f"{storage.root}: no records in it: no trial has finished an epoch yet")
+    problems: list[Problem] = []
+    trials: dict[str, list[dict[str, Any]]] = {}
+    schema = FIXED_TYPES | {name: type(planned.schema[name]) for name in planned.columns if name not in FIXED_TYPES}
+    for name, key in record_files.items():
+        try:
+            trials[name] = _rows(storage, name, expected.get(key), schema)
+        except RecordsError as error:
+            problems.append(Problem(name, str(error), key if key in expected else None))
+    epochs, wrong = _frame(trials, schema)
+    problems += [Problem(name, what, record_files[name]) for name, what in wrong.items()]
+    failures: list[Failure] = []
+    for name, key in failure_files.items():
+        try:
+            failures.append(_failure(storage, name, key, expected))
+        except RecordsError as error:
+            problems.append(Problem(name, str(error)))
+    order = planned.select("trial").with_row_index("order")
+    epochs = epochs.join(order, on="trial").sort("order", "epoch").drop("order")
+    classes = header["data"]["classes"]
+    return Run(storage.root, header, experiment, classes, planned, epochs, tuple(failures), tuple(problems))
+
+
+def _header(storage: Storage) -> tuple[dict[str, Any], Experiment]:
+    where = storage.where(HEADER_FILE)
+    try:
+        content = storage.read(HEADER_FILE)
+        if content is None:
+            raise UserError(f"{where}: missing; without the run header the records' plan is not known")
+        header = json.loads(content)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error})") from None
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        given = header.get("schema") if isinstance(header, dict) else header
+        raise UserError(f"{where}: not a run header of schema {SCHEMA}, but {json.dumps(given)[:60]}")
+    content_of = {name: header.get(name) for name in ("experiment", "data")}
+    for name, table in content_of.items():
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: {name}: given {json.dumps(table)[:60]}, must be a table")
+    classes = header["data"].get("classes")
+    if not isinstance(classes, int) or classes < 1:
+        raise UserError(f"{where}: data.classes: given {json.dumps(classes)[:60]}, must be a whole number above 0")
+    return header, parse(header["experiment"], where)
+
+
+def _plan(experiment: Experiment) -> pl.DataFrame:
+    numbers = {"search": range(experiment.search.trials_per_cell), "confirm": experiment.confirm.seeds}
+    rows = [
+        {"trial": plan.trial_key(cell.key, stage, number), "cell": cell.key, **cell.levels, "stage": stage, "number": number}
+        for cell in experiment.cells()
+        for stage in STAGES
+        for number in numbers[stage]
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _read(storage: Storage, name: str) -> bytes:
+    try:
+        content = storage.read(name)
+    except OSError as error:
+        raise RecordsError(f"cannot be read ({error.strerror or error})") from None
+    if content is None:
+        raise RecordsError("gone while it was read")
+    return content
+
+
+def _rows(storage: Storage, name: str, expected: Mapping[str, Any] | None, schema: Schema) -> list[dict[str, Any]]:
+    """A trial's rows, checked against what the plan says of it.
+
+    Raises:
+        RecordsError: damaged, of another trial than its place says, or with other columns than a record has.
+    """
+    if expected is None:
+        raise RecordsError("foreign: its folder is no trial of this experiment's plan")
+    content = _read(storage, name)
+    try:
+        rows = load_rows(content, name)
+    except RecordsError as error:
+        raise RecordsError(str(error).removeprefix(f"{name}, ")) from None
+    except (KeyError, TypeError, RecursionError) as error:
+        raise RecordsError(f"foreign: not the epoch records of this version ({error!r})") from None
+    for line, row in enumerate(rows, 1):
+        if row.keys() != schema.keys():
+            odd = ", ".join(sorted(row.keys() ^ schema.keys()))
+            raise RecordsError(f"line {line}: foreign: columns missing or unknown: {odd}")
+        for column, value in expected.items():
+            if row[column] != value:
+                raise RecordsError(f"line {line}: foreign: {column} is {row[column]!r}, its place says {value!r}")
+        for column in ("lr", "seed", "epochs"):
+            if row[column] != rows[0][column]:
+                raise RecordsError(f"line {line}: {column} is {row[column]!r}, {rows[0][column]!r} on line 1")
+        if line < len(rows) and (row["diverged"] or line >= row["epochs"]):
+            raise RecordsError(f"line {line + 1}: comes after the trial's last epoch")
+    return rows
+
+
+def _frame(trials: Mapping[str, list[dict[str, Any]]], schema: Schema) -> tuple[pl.DataFrame, dict[str, str]]:
+    """All rows as one frame, and for each file whose values are not of the columns' types what is wrong with it."""
+    try:
+        return _typed([row for rows in trials.values() for row in rows], schema), {}
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+        good, wrong = [], {}
+        for name, rows in trials.items():
+            try:
+                _typed(rows, schema)
+            except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+                wrong[name] = "foreign: a value is not of its column's type"
+            else:
+                good += rows
+        return _typed(good, schema), wrong
+
+
+def _typed(rows: list[dict[str, Any]], schema: Schema) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()])
+
+
+def _failure(storage: Storage, name: str, key: str, expected: Mapping[str, object]) -> Failure:
+    if key not in expected:
+        raise RecordsError("foreign: its folder is no trial of this experiment's plan")
+    try:
+        content = json.loads(_read(storage, name))
+    except (ValueError, RecursionError) as error:
+        raise RecordsError(f"not JSON ({error})") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("trial") != key:
+        raise RecordsError(f"foreign: not the failure of {key}, schema {SCHEMA}")
+    reason, attempts = content.get("reason"), content.get("attempts")
+    if not isinstance(reason, str) or not isinstance(attempts, int):
+        raise RecordsError("foreign: must hold a reason in words and a number of attempts")
+    return Failure(key, reason, attempts)

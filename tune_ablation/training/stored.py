@@ -1,0 +1,114 @@
+"""One trial against its folder: goes on from what is there, and leaves records, checkpoint and events behind as it trains."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+from tune_ablation.errors import UserError
+from tune_ablation.records import FAILURE_FILE, RECORDS_FILE, EpochRecord, dump_rows
+from tune_ablation.storage import Storage
+from tune_ablation.training import checkpoint
+from tune_ablation.training.events import EVENTS_PREFIX, Events
+from tune_ablation.training.loop import Training
+
+CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_SHARE = 0.02
+"""At most this share of the training time goes into checkpoints, the first one, which measures their cost, aside."""
+
+logger = logging.getLogger(__name__)
+
+
+class StoredTraining:
+    """A ``Training`` whose state survives the process.
+
+    The checkpoint holds weights, optimiser and records together in one file, replaced whole; ``records.jsonl`` is written from the
+    same rows after every epoch. Whatever moment the process dies at, a new one on the same folder goes on from the checkpoint and
+    rewrites the records from there, so the two never disagree for long and never at the end.
+
+    Args:
+        training: a fresh training of the trial.
+        folder: the trial's folder.
+        keep_checkpoint: keep the last checkpoint of a finished trial.
+        graph: write the network's graph into the event file.
+    """
+
+    def __init__(self, training: Training, folder: Storage, *, keep_checkpoint: bool = False, graph: bool = False) -> None:
+        self.training = training
+        self._folder = folder
+        self._keep_checkpoint = keep_checkpoint
+        self._saved_epochs = 0
+        self._save_seconds = 0.0
+        self._trained_seconds = 0.0
+        self._resume()
+        folder.delete(FAILURE_FILE)
+        self._local = folder.folder or Path(tempfile.mkdtemp(prefix="tune-ablation-events-"))
+        self._events: Events | None = Events(self._local, training.rows)
+        if graph:
+            self._events.add_graph(training.model, training.image_size)
+
+    def step(self) -> EpochRecord:
+        """Train one epoch and put everything it made where it survives.
+
+        Raises:
+            UserError: the storage cannot be written.
+        """
+        training = self.training
+        record = training.run_epoch()
+        self._trained_seconds += record.epoch_seconds
+        if self._events is not None:
+            self._events.add(training.rows[-1])
+        if self._checkpoint_is_due() and not training.finished:
+            self.save()
+        if training.finished and self._keep_checkpoint:
+            self.save()
+        self._folder.write(RECORDS_FILE, dump_rows(training.rows))
+        if training.finished:
+            self.close()
+        return record
+
+    def save(self) -> None:
+        """Write the checkpoint now."""
+        start = time.perf_counter()
+        self._folder.write(CHECKPOINT_FILE, checkpoint.dump(self.training.state_dict()))
+        self._save_seconds = time.perf_counter() - start
+        self._trained_seconds = 0.0
+        self._saved_epochs = len(self.training.rows)
+
+    def close(self) -> None:
+        """Leave the folder in order: an unfinished trial gets a checkpoint, a finished one needs none."""
+        if self._events is None:
+            return
+        events, self._events = self._events, None
+        training = self.training
+        if training.finished:
+            events.add_hparams(training.rows[-1], training.spec.factors)
+            if not self._keep_checkpoint:
+                self._folder.delete(CHECKPOINT_FILE)
+        elif len(training.rows) > self._saved_epochs:
+            self.save()
+        events.close()
+        if self._folder.folder is None:
+            for file in self._local.glob(f"{EVENTS_PREFIX}*"):
+                self._folder.write(file.name, file.read_bytes())
+                file.unlink()
+            self._local.rmdir()
+
+    def _checkpoint_is_due(self) -> bool:
+        return self._save_seconds <= CHECKPOINT_SHARE * self._trained_seconds
+
+    def _resume(self) -> None:
+        content = self._folder.read(CHECKPOINT_FILE)
+        if content is None:
+            return
+        where = self._folder.where(CHECKPOINT_FILE)
+        try:
+            self.training.load_state_dict(checkpoint.load(content))
+        except (checkpoint.CheckpointError, ValueError, KeyError, RuntimeError) as error:
+            logger.warning("%s: %s; the trial begins again", where, error)
+            if self.training.rows:
+                raise UserError(f"{where}: half loaded ({error})") from error
+            return
+        self._saved_epochs = len(self.training.rows)
