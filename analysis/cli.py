@@ -1,7 +1,5 @@
 """The command line of the analysis: ``python -m analysis RESULTS...``."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import json
@@ -31,12 +29,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune-ablation-analysis", description="Say what the results of experiments mean.")
+    parser = argparse.ArgumentParser(
+        prog="tune-ablation-analysis", description="Say what the results of experiments mean."
+    )
     parser.add_argument(
         "results",
         nargs="+",
         metavar="RESULTS",
-        help="results folder of an experiment, or a storage path that holds several; a path or a URI such as s3://bucket/results",
+        help="an experiment's results folder, or a storage path that holds several; a path or a URI (s3://bucket/results)",
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     return parser

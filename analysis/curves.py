@@ -1,7 +1,5 @@
 """From epochs to trials: what each trial's curves come to. Frame to frame; the order of the rows never matters."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from tune_ablation.records import FIXED_COLUMNS, METRICS
@@ -27,8 +25,8 @@ def factors(frame: pl.DataFrame) -> list[str]:
 def trials(epochs: pl.DataFrame) -> pl.DataFrame:
     """One row per trial: its last record, plus ``finished`` and the gaps of ``GAPS``.
 
-    ``epoch`` is how far it got; the metrics are those of that epoch, so filter on ``finished`` before summing up. A diverged
-    trial's metrics are null, whatever was still measured in its last epoch.
+    ``epoch`` is how far it got; the metrics are those of that epoch, so filter on ``finished`` before summing up. A
+    diverged trial's metrics are null, whatever was still measured in its last epoch.
     """
     last = epochs.sort("trial", "epoch").group_by("trial", maintain_order=True).last().select(epochs.columns)
     return last.with_columns(

@@ -1,9 +1,8 @@
 """From results folders to frames: the run header, one row per trial and epoch, and a list of what could not be read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +47,10 @@ FIXED_TYPES: Schema = {
 """Type of every column of an epoch record but the factors'."""
 
 
+READERS = 16
+"""Files read at once: what an object store takes to answer is mostly waiting."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A file that was left out.
@@ -81,7 +84,7 @@ class Run:
         header: the content of ``run.json``.
         experiment: the experiment as resolved.
         classes: number of classes of its data.
-        plan: one row per planned trial, in the plan's order: ``trial``, ``cell``, a column each factor, ``stage``, ``number``.
+        plan: one row per planned trial, in the plan's order: ``trial``, ``cell``, the factors, ``stage``, ``number``.
         epochs: one row per trial and epoch, in the plan's order; columns ``FIXED_TYPES`` and one each factor.
         failures: trials given up, whatever records they have.
         problems: files that were left out.
@@ -109,7 +112,7 @@ def load(sources: Iterable[str | Storage]) -> Results:
     """Read results folders.
 
     Args:
-        sources: each the results folder of one experiment or a storage path that holds several; a path, a URI or a storage.
+        sources: each the results folder of one experiment, or a storage path with several; a path, a URI or a storage.
 
     Raises:
         UserError: a source holds no results, or none of its experiments can be read.
@@ -140,7 +143,9 @@ def _load_source(storage: Storage) -> tuple[list[Run], list[str]]:
             folders.setdefault(folder, []).append(rest)
         folders = {folder: inside for folder, inside in folders.items() if _is_results(inside)}
     if not folders:
-        raise UserError(f"{storage.root}: no results here: neither it nor a folder in it holds {HEADER_FILE} and {TRIALS_FOLDER}/")
+        raise UserError(
+            f"{storage.root}: no results here: neither it nor a folder in it holds {HEADER_FILE} and {TRIALS_FOLDER}/"
+        )
     runs, reasons = [], []
     for folder, inside in folders.items():
         try:
@@ -181,11 +186,13 @@ def load_run(storage: Storage, names: Iterable[str]) -> Run:
     problems: list[Problem] = []
     trials: dict[str, list[dict[str, Any]]] = {}
     schema = FIXED_TYPES | {name: type(planned.schema[name]) for name in planned.columns if name not in FIXED_TYPES}
-    for name, key in record_files.items():
-        try:
-            trials[name] = _rows(storage, name, expected.get(key), schema)
-        except RecordsError as error:
-            problems.append(Problem(name, str(error), key if key in expected else None))
+    with ThreadPoolExecutor(READERS) as readers:
+        contents = {name: readers.submit(_read, storage, name) for name in record_files}
+        for name, key in record_files.items():
+            try:
+                trials[name] = _rows(name, contents.pop(name).result(), expected.get(key), schema)
+            except RecordsError as error:
+                problems.append(Problem(name, str(error), key if key in expected else None))
     epochs, wrong = _frame(trials, schema)
     problems += [Problem(name, what, record_files[name]) for name, what in wrong.items()]
     failures: list[Failure] = []
@@ -227,7 +234,13 @@ def _header(storage: Storage) -> tuple[dict[str, Any], Experiment]:
 def _plan(experiment: Experiment) -> pl.DataFrame:
     numbers = {"search": range(experiment.search.trials_per_cell), "confirm": experiment.confirm.seeds}
     rows = [
-        {"trial": plan.trial_key(cell.key, stage, number), "cell": cell.key, **cell.levels, "stage": stage, "number": number}
+        {
+            "trial": plan.trial_key(cell.key, stage, number),
+            "cell": cell.key,
+            **cell.levels,
+            "stage": stage,
+            "number": number,
+        }
         for cell in experiment.cells()
         for stage in STAGES
         for number in numbers[stage]
@@ -245,7 +258,7 @@ def _read(storage: Storage, name: str) -> bytes:
     return content
 
 
-def _rows(storage: Storage, name: str, expected: Mapping[str, Any] | None, schema: Schema) -> list[dict[str, Any]]:
+def _rows(name: str, content: bytes, expected: Mapping[str, Any] | None, schema: Schema) -> list[dict[str, Any]]:
     """A trial's rows, checked against what the plan says of it.
 
     Raises:
@@ -253,13 +266,18 @@ def _rows(storage: Storage, name: str, expected: Mapping[str, Any] | None, schem
     """
     if expected is None:
         raise RecordsError("foreign: its folder is no trial of this experiment's plan")
-    content = _read(storage, name)
     try:
         rows = load_rows(content, name)
     except RecordsError as error:
         raise RecordsError(str(error).removeprefix(f"{name}, ")) from None
     except (KeyError, TypeError, RecursionError) as error:
         raise RecordsError(f"foreign: not the epoch records of this version ({error!r})") from None
+    _check(rows, expected, schema)
+    return rows
+
+
+def _check(rows: list[dict[str, Any]], expected: Mapping[str, Any], schema: Schema) -> None:
+    """Refuse rows that are not one trial's, or not the planned one's."""
     for line, row in enumerate(rows, 1):
         if row.keys() != schema.keys():
             odd = ", ".join(sorted(row.keys() ^ schema.keys()))
@@ -272,7 +290,6 @@ def _rows(storage: Storage, name: str, expected: Mapping[str, Any] | None, schem
                 raise RecordsError(f"line {line}: {column} is {row[column]!r}, {rows[0][column]!r} on line 1")
         if line < len(rows) and (row["diverged"] or line >= row["epochs"]):
             raise RecordsError(f"line {line + 1}: comes after the trial's last epoch")
-    return rows
 
 
 def _frame(trials: Mapping[str, list[dict[str, Any]]], schema: Schema) -> tuple[pl.DataFrame, dict[str, str]]:
@@ -292,7 +309,9 @@ def _frame(trials: Mapping[str, list[dict[str, Any]]], schema: Schema) -> tuple[
 
 
 def _typed(rows: list[dict[str, Any]], schema: Schema) -> pl.DataFrame:
-    return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()])
+    return pl.DataFrame(
+        [pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()]
+    )
 
 
 def _failure(storage: Storage, name: str, key: str, expected: Mapping[str, object]) -> Failure:

@@ -1,7 +1,7 @@
 """What a person reads: the summary of an experiment, for a terminal of 80 columns and as plain JSON."""
 
-from __future__ import annotations
-
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +20,7 @@ from tune_ablation.storage import Storage
 WIDTH = 80
 """The narrowest terminal that the tables are laid out for."""
 
-NONE = "–"  # noqa: RUF001 - an en dash is what a table shows for "no value"
+NONE = "-"
 MARK = "*"
 """Stands behind the name of a cell that a note below the tables speaks of."""
 
@@ -73,8 +72,10 @@ def overview(run: Run) -> Overview:
     target = compare.target(experiment, trials)
     first = curves.first_epoch_at(run.epochs, "test_acc1", float("inf") if target is None else target)
     speed = compare.convergence(trials, first)
-    cells = compare.cells(standing, trials, compare.learning_rates(experiment, trials), speed if target is not None else speed.clear())
-    counted = cells.filter(pl.col("cell").is_in(baseline))["seeds"].sum()
+    cells = compare.cells(
+        standing, trials, compare.learning_rates(experiment, trials), speed if target is not None else speed.clear()
+    )
+    counted = int(cells.filter(pl.col("cell").is_in(baseline))["seeds"].sum())
     return Overview(run, cells, standing, tuple(baseline), target, counted)
 
 
@@ -94,11 +95,13 @@ def show(found: Overview, console: Console) -> None:
     """Print the summary of one experiment."""
     notes = _notes(found)
     width = max(console.width, WIDTH)
-    _say(console, Text(found.run.experiment.name, "bold").append(_after(": ", found.run.experiment.question), "not bold"))
+    _say(console, found.run.experiment.name + _after(": ", found.run.experiment.question), style="bold")
     for line in _foundation(found):
         _say(console, line)
     for table in (_outcome_table(found, set(notes), width), _trial_table(found, set(notes), width)):
+        console.print()
         console.print(table, highlight=False)
+    console.print()
     for cell, sentences in notes.items():
         for sentence in sentences:
             _say(console, f"{MARK} {cell}: {sentence}")
@@ -127,7 +130,9 @@ def as_json(found: Overview) -> dict[str, Any]:
         "baseline": {"levels": run.experiment.baseline_levels(), "cells": list(found.baseline)},
         "target": {"test_acc1": found.target, "trials": found.target_trials},
         "trials": {"planned": found.planned, "finished": found.finished},
-        "cells": [_cell_json(row, levels) for row, levels in zip(found.cells.iter_rows(named=True), _levels(run), strict=True)],
+        "cells": [
+            _cell_json(row, levels) for row, levels in zip(found.cells.iter_rows(named=True), _levels(run), strict=True)
+        ],
         "notes": _notes(found),
         "unfinished": [
             {key: row[key] for key in ("trial", "state", "epoch")}
@@ -164,7 +169,7 @@ def _foundation(found: Overview) -> list[str]:
     """What the tables rest on."""
     run, experiment = found.run, found.run.experiment
     seeds = experiment.confirm.seeds
-    data = run.header["data"]
+    data, epochs = run.header["data"], experiment.recipe.epochs
     images = _after(", ", f"{data['test']:,} test images" if isinstance(data.get("test"), int) else "")
     listed = f"{_count(len(seeds), 'confirm seed')} a cell ({', '.join(map(str, seeds))})"
     spread = "mean ± standard deviation over them" if len(seeds) > 1 else "one seed has no standard deviation"
@@ -172,7 +177,7 @@ def _foundation(found: Overview) -> list[str]:
     baseline = f"the baseline's mean final test acc@1 ({levels}; {_count(found.target_trials, 'trial')})"
     return [
         f"Rests on {listed}: {spread}.",
-        f"Data: {experiment.data.dataset}, {run.classes} classes{images}; {_count(experiment.recipe.epochs, 'epoch')} a trial.",
+        f"Data: {experiment.data.dataset}, {run.classes} classes{images}; {_count(epochs, 'epoch')} a trial.",
         f"Chance level: acc@1 {_chance(run, 1):.4g} %, acc@5 {_chance(run, 5):.4g} %.",
         f"Target: {found.target:.2f} % test acc@1, 90 % of {baseline}."
         if found.target is not None
@@ -204,29 +209,34 @@ def _trial_table(found: Overview, marked: set[str], width: int) -> Table:
     return _table(found, marked, headings, rows, width)
 
 
-def _table(found: Overview, marked: set[str], headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+def _table(
+    found: Overview, marked: set[str], headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> Table:
     """Numbers keep their lines whole: the cells' names, which alone can be long, are broken to fit beside them."""
-    between = 2
-    needed = [max(len(line) for text in column for line in text.split("\n")) for column in zip(headings, *rows, strict=True)]
+    factors = curves.factors(found.run.plan)
+    between = 2  # a blank of padding and one of the box
+    needed = [
+        max(len(line) for text in column for line in text.split("\n")) for column in zip(headings, *rows, strict=True)
+    ]
     room = max(width - sum(needed) - between * len(needed), len("resnet"))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, between, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("cell", no_wrap=False)
     for heading, least in zip(headings, needed, strict=True):
         table.add_column(Text(heading), justify="right", min_width=least, overflow="fold")
     for cell, row in zip(found.cells["cell"], rows, strict=True):
-        table.add_row(Text(_broken(cell + MARK * (cell in marked), room)), *map(Text, row))
+        table.add_row(Text(_broken(cell + MARK * (cell in marked), room, factors)), *map(Text, row))
     return table
 
 
-def _broken(name: str, room: int) -> str:
-    """A cell's name in lines of at most ``room`` characters, broken before a factor where that helps."""
+def _broken(name: str, room: int, factors: Sequence[str]) -> str:
+    """A cell's name in lines of at most ``room`` characters: broken before a factor, else a word, else anywhere."""
     lines = [""]
-    for position, part in enumerate(name.split("_")):
-        piece = part if position == 0 else f"_{part}"
-        if len(lines[-1]) + len(piece) <= room:
-            lines[-1] += piece
-        else:
-            lines += [piece[start : start + room] for start in range(0, len(piece), room)]
+    for part in re.split(f"(?=_(?:{'|'.join(factors)})=)", name):
+        for piece in [part] if len(part) <= room else re.split("(?=_)|(?<==)", part):
+            if len(lines[-1]) + len(piece) <= room:
+                lines[-1] += piece
+            else:
+                lines += [piece[start : start + room] for start in range(0, len(piece), room)]
     return "\n".join(line for line in lines if line)
 
 
@@ -241,7 +251,11 @@ def _to_target(row: dict[str, Any]) -> str:
     if not row["target_of"]:
         return NONE
     value = f">{row['target_above']}" if row["target_median"] is None else f"{row['target_median']:g}"
-    return value if row["target_reached"] == row["target_of"] else f"{value} ({row['target_reached']} of {row['target_of']})"
+    return (
+        value
+        if row["target_reached"] == row["target_of"]
+        else f"{value} ({row['target_reached']} of {row['target_of']})"
+    )
 
 
 def _notes(found: Overview) -> dict[str, list[str]]:
@@ -250,13 +264,19 @@ def _notes(found: Overview) -> dict[str, list[str]]:
     for row in found.cells.iter_rows(named=True):
         said = []
         if row["lr"] is not None and row["search_finished"] < row["search_planned"]:
-            said.append(f"best lr so far, of {row['search_finished']} of {_count(row['search_planned'], 'search trial')}.")
+            said.append(
+                f"best lr so far, of {row['search_finished']} of {_count(row['search_planned'], 'search trial')}."
+            )
         if row["search_finished"] and row["search_diverged"] == row["search_finished"]:
             said.append("every search trial diverged; the lr is the lowest one tried.")
         if row["confirm_finished"] and row["seeds"] < row["confirm_planned"]:
             lost = row["confirm_diverged"]
-            why = [f"{lost} diverged"] * bool(lost) + ["the others are not finished"] * (row["confirm_finished"] < row["confirm_planned"])
-            over = f"means over {row['seeds']} of {_count(row['confirm_planned'], 'seed')}" if row["seeds"] else "no mean"
+            why = [f"{lost} diverged"] * bool(lost) + ["the others are not finished"] * (
+                row["confirm_finished"] < row["confirm_planned"]
+            )
+            over = (
+                f"means over {row['seeds']} of {_count(row['confirm_planned'], 'seed')}" if row["seeds"] else "no mean"
+            )
             said.append(f"{over}: {', '.join(why)}.")
         if row["target_of"] and row["target_median"] is None:
             said.append(f"target not reached in {_count(row['target_above'], 'epoch')} by half of its seeds or more.")
@@ -273,7 +293,9 @@ def _missing(found: Overview) -> list[str]:
         lines.append(f"Missing: {unfinished.height} of {_count(found.planned, 'trial')} not finished.")
     untouched = []
     for (cell,), rows in unfinished.group_by("cell", maintain_order=True):
-        if (rows["state"] == "not started").all() and rows.height == found.standing.filter(pl.col("cell") == cell).height:
+        if (rows["state"] == "not started").all() and rows.height == found.standing.filter(
+            pl.col("cell") == cell
+        ).height:
             untouched.append(str(cell))
             continue
         lines.append(f"  {cell}: {'; '.join(filter(None, (_stage_missing(rows, stage) for stage in STAGES)))}")
@@ -281,7 +303,10 @@ def _missing(found: Overview) -> list[str]:
         lines.append(f"  {_count(len(untouched), 'cell')} with no trial yet: {', '.join(untouched)}")
     if found.failures:
         lines.append(f"Failed: {_count(len(found.failures), 'trial')}.")
-        lines += [f"  {failure.trial} after {_count(failure.attempts, 'attempt')}: {failure.reason}" for failure in found.failures]
+        lines += [
+            f"  {failure.trial} after {_count(failure.attempts, 'attempt')}: {failure.reason}"
+            for failure in found.failures
+        ]
     if found.run.problems:
         lines.append(f"Left out: {_count(len(found.run.problems), 'damaged or foreign file')}.")
         lines += [f"  {_problem(problem)}" for problem in found.run.problems]
@@ -290,7 +315,11 @@ def _missing(found: Overview) -> list[str]:
 
 def _stage_missing(rows: pl.DataFrame, stage: str) -> str:
     counts = dict(rows.filter(pl.col("stage") == stage)["state"].value_counts().iter_rows())
-    return f"{stage} {', '.join(f'{counts[state]} {state}' for state in compare.STATES if state in counts)}" if counts else ""
+    return (
+        f"{stage} {', '.join(f'{counts[state]} {state}' for state in compare.STATES if state in counts)}"
+        if counts
+        else ""
+    )
 
 
 def _problem(problem: Problem) -> str:
@@ -305,8 +334,8 @@ def _after(separator: str, text: str) -> str:
     return f"{separator}{text}" if text else ""
 
 
-def _say(console: Console, line: str | Text) -> None:
+def _say(console: Console, line: str, style: str = "") -> None:
     """Print words as they are, wrapped, further lines indented as the first: what is in a name is never markup."""
-    text = Text(line) if isinstance(line, str) else line
-    indent = len(text.plain) - len(text.plain.lstrip(" "))
-    console.print(Padding(text[indent:], (0, 0, 0, indent)), highlight=False)
+    indent = line[: len(line) - len(line.lstrip())]
+    for part in textwrap.wrap(line, console.width, subsequent_indent=indent, break_on_hyphens=False):
+        console.print(Text(part, style), highlight=False)

@@ -47,7 +47,9 @@ def _known_curve(name: str) -> str:
 Metric = Annotated[str, AfterValidator(_known_metric)]
 Curve = Annotated[str, AfterValidator(_known_curve)]
 OneOrMore = Annotated[
-    tuple[Selector, ...], BeforeValidator(lambda given: (given,) if isinstance(given, Mapping) else given), Field(min_length=1)
+    tuple[Selector, ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, Mapping) else given),
+    Field(min_length=1),
 ]
 
 

@@ -29,7 +29,7 @@ from tune_ablation.data import DATASETS
 from tune_ablation.data.augment import AUGMENTATIONS
 from tune_ablation.errors import UserError
 from tune_ablation.models import DEPTHS, HEADS, STEMS
-from tune_ablation.records import EVALUATED, HIGHER_IS_BETTER
+from tune_ablation.records import HIGHER_IS_BETTER
 from tune_ablation.samplers import SAMPLERS
 from tune_ablation.training.schedules import SCHEDULES
 
@@ -275,9 +275,7 @@ class Experiment(_Table):
         cells = []
         for combination in itertools.product(*grid.values()):
             levels = dict(zip(grid, combination, strict=True))
-            chosen = {
-                table: {name: level for name, level in levels.items() if FACTORS[name] is table} for table in (Model, Recipe)
-            }
+            chosen = {table: {name: level for name, level in levels.items() if FACTORS[name] is table} for table in (Model, Recipe)}
             cells.append(
                 Cell(
                     levels,
@@ -293,8 +291,8 @@ class Experiment(_Table):
         return dict(self.baseline) or {varied[-1]: self.grid[varied[-1]][0]}
 
     def resolved(self) -> dict[str, Any]:
-        """The whole experiment as plain JSON data, defaults included."""
-        return self.model_dump(mode="json")
+        """The whole experiment as plain JSON data, defaults included; a baseline left out is written down, so growth cannot move it."""
+        return self.model_dump(mode="json") | {"baseline": self.baseline_levels()}
 
     def digest(self) -> str:
         """A SHA-256 of the resolved experiment."""
@@ -338,9 +336,14 @@ def read(name_or_path: str, settings: Iterable[str] = ()) -> Experiment:
         raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
+    return with_settings(content, settings, str(path))
+
+
+def with_settings(content: dict[str, Any], settings: Iterable[str], where: str) -> Experiment:
+    """``parse`` after putting ``key.path=value`` settings over the content."""
     for setting in settings:
         _apply(content, setting)
-    return parse(content, str(path))
+    return parse(content, where)
 
 
 def parse(content: Mapping[str, Any], where: str) -> Experiment:
@@ -364,9 +367,7 @@ def find(name_or_path: str) -> Path:
         return path
     shipped = SHIPPED / f"{name_or_path}.toml"
     if not re.fullmatch(r"[\w.-]+", name_or_path) or not shipped.is_file():
-        raise UserError(
-            f"unknown experiment {name_or_path!r}: neither a file nor one of those shipped: {', '.join(shipped_names())}"
-        )
+        raise UserError(f"unknown experiment {name_or_path!r}: neither a file nor one of those shipped: {', '.join(shipped_names())}")
     return shipped
 
 
@@ -408,7 +409,7 @@ def _shown(value: object) -> str:
     return "left out" if value is None else json.dumps(value)
 
 
-def _frozen(value: Any) -> Any:  # noqa: ANN401 - TOML and JSON values are of any type
+def _frozen(value: Any) -> Any:
     """The same with every list as a tuple, as strict validation wants them."""
     if isinstance(value, Mapping):
         return {key: _frozen(item) for key, item in value.items()}

@@ -115,9 +115,7 @@ CHECK = "check"
 TIMES = ("epoch_seconds", "train_images_per_second")
 """Columns that two runs of the same trial may differ in."""
 
-FIXED_COLUMNS = frozenset(
-    {column.name for column in fields(EpochRecord)} - {"factors", "metrics"} | set(METRICS) | {CHECK}
-)
+FIXED_COLUMNS = frozenset({column.name for column in fields(EpochRecord)} - {"factors", "metrics"} | set(METRICS) | {CHECK})
 """Every column but the factors': what a row holds besides these is a factor."""
 
 

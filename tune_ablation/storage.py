@@ -30,6 +30,11 @@ class Storage(ABC):
         """The folder on this machine's disk; None for remote storage."""
         return None
 
+    @property
+    def address(self) -> str:
+        """What ``open_storage`` opens this very storage from, in any process."""
+        return str(self.folder or self.root)
+
     @abstractmethod
     def read(self, name: str) -> bytes | None:
         """A file's content, or None where there is no such file."""
@@ -128,6 +133,11 @@ class RemoteStorage(Storage):
         except (OSError, ValueError) as error:
             raise UserError(f"storage path {uri!r}: {error}") from error
 
+    @property
+    def address(self) -> str:
+        """See ``Storage.address``."""
+        return f"{self.root}?{self._options}" if self._options else self.root
+
     def _full(self, name: str) -> str:
         return f"{self._path.rstrip('/')}/{name}".rstrip("/")
 
@@ -169,12 +179,12 @@ class RemoteStorage(Storage):
         prefix = len(self._path.rstrip("/")) + 1
         return sorted(info.path[prefix:] for info in self._system.get_file_info(selector) if info.is_file)
 
-    def _info(self, name: str) -> Any:  # noqa: ANN401 - pyarrow ships no types
+    def _info(self, name: str) -> Any:
         return self._system.get_file_info(self._full(name))
 
     def child(self, name: str) -> RemoteStorage:
         """See ``Storage.child``."""
-        return RemoteStorage(f"{self.where(name)}{'?' + self._options if self._options else ''}")
+        return RemoteStorage(f"{self.where(name)}?{self._options}" if self._options else self.where(name))
 
 
 def open_storage(path_or_uri: str) -> Storage:

@@ -35,9 +35,7 @@ def _flip_crop(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
-    index, rows, columns, inside = (
-        part.to(images.device, non_blocking=True) for part in (torch.arange(count), rows, columns, inside)
-    )
+    index, rows, columns, inside = (part.to(images.device, non_blocking=True) for part in (torch.arange(count), rows, columns, inside))
     # Indexing the NHWC view moves whole pixels; permuting back keeps channels_last without a copy.
     pixels = images.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
     return (pixels * inside[..., None].to(pixels.dtype)).permute(0, 3, 1, 2)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tune_ablation.data.source import DataSpec, Source
-from tune_ablation.data.synthetic import open_synthetic
+from tune_ablation.data.synthetic import CLASSES, open_synthetic
 from tune_ablation.data.tiny_imagenet import open_tiny_imagenet
 
 DATASETS: dict[str, Callable[[DataSpec, Path | None, Path], Source]] = {
@@ -12,3 +12,6 @@ DATASETS: dict[str, Callable[[DataSpec, Path | None, Path], Source]] = {
     "tiny-imagenet": open_tiny_imagenet,
 }
 """Name -> open(spec, path, cache_dir); opening reads no image's pixels and raises UserError on anything unusable."""
+
+DEFAULT_CLASSES: dict[str, int] = {"synthetic": CLASSES, "tiny-imagenet": 200}
+"""Classes of a data set where the experiment does not say, known without opening it."""

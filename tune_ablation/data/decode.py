@@ -54,7 +54,15 @@ def decode(jpegs: Sequence[bytes], side: int) -> Pixels:
         except BadImageError:
             raise
         # What Pillow raises on damaged bytes depends on where the damage lies.
-        except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            TypeError,
+            IndexError,
+            KeyError,
+            Image.DecompressionBombError,
+        ) as error:
             reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
             raise BadImageError(position, f"cannot be decoded as a JPEG ({reason})") from error
     return pixels

@@ -132,16 +132,12 @@ def _draw_classes(spec: DataSpec, source: Source) -> list[int]:
     return sorted(int(position) for position in drawn)
 
 
-def _take(
-    pool: Indices, key: str, asked: int | None, least: int, class_name: str, source: Source, *, keep: int = 0
-) -> Indices:
+def _take(pool: Indices, key: str, asked: int | None, least: int, class_name: str, source: Source, *, keep: int = 0) -> Indices:
     """The first `asked` of a pool (None: all), of which `keep` must remain."""
     count = len(pool) if asked is None else asked
     most = len(pool) - keep
     if not least <= count <= most:
-        raise UserError(
-            f"{key} = {count} asked of {source.where}; allowed: {least} to {most} (images left in class {class_name!r})"
-        )
+        raise UserError(f"{key} = {count} asked of {source.where}; allowed: {least} to {most} (images left in class {class_name!r})")
     return pool[:count]
 
 

@@ -53,8 +53,7 @@ CLASS_NAMES = tuple(f"{filling} {shape}" for filling in FILLINGS for shape in SH
 
 # A class's colour, before jitter: the points of a low-discrepancy sequence, so that any number of classes is spread out.
 _TINTS = (np.arange(1, len(CLASS_NAMES) + 1)[:, None] * [0.8191725, 0.6710436, 0.5497005] % 1.0).astype(np.float32)
-import os
-JIT=float(os.environ.get("JIT",.3))
+
 
 def open_synthetic(spec: DataSpec, path: Path | None, cache_dir: Path) -> Source:
     """Lays the set out; its images are drawn from `spec.seed` when its blocks are asked for.
@@ -133,18 +132,18 @@ def _draw(seed: int, label: int, part: Part, count: int, side: int) -> Pixels:
     u, v = turned(x, y, 1.0)
     pace = knob(1.0, 4.0)
     texture = np.where(_wave(u * pace + knob(0, 1)), knob(0.0, 0.25), np.float32(0))
-    ground = colour(grey, 0.3) + (texture + x * knob(-0.3, 0.3) + y * knob(-0.3, 0.3))[..., None]
+    ground = colour(grey, 0.2) + (texture + x * knob(-0.3, 0.3) + y * knob(-0.3, 0.3))[..., None]
 
-    radius = knob(0.25, 0.45)
+    radius = knob(0.28, 0.45)
     a, b = turned(x - knob(0.35, 0.65), y - knob(0.35, 0.65), 0.25)
     inside = SHAPES[shape](a / radius, b / radius)
     u, v = turned(a, b, 1.0)
     pace = knob(5.0, 8.0)
     second = FILLINGS[filling](u * pace + knob(0, 1), v * pace + knob(0, 1))
-    picture = np.where(inside[..., None], np.where(second[..., None], colour(grey, 0.5), colour(tint, JIT)), ground)
+    picture = np.where(inside[..., None], np.where(second[..., None], colour(grey, 0.45), colour(tint, 0.1)), ground)
 
     u, _ = turned(x - knob(0.2, 0.8), y - knob(0.2, 0.8), 1.0)
     picture = np.where((abs(u) < knob(-0.06, 0.06))[..., None], colour(grey, 0.5), picture)
 
-    picture = picture * knob(0.6, 1.0)[..., None] + (noise - np.float32(0.5)) * knob(0.05, 0.3)[..., None]
+    picture = picture * knob(0.7, 1.0)[..., None] + (noise - np.float32(0.5)) * knob(0.05, 0.25)[..., None]
     return (np.clip(picture, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)

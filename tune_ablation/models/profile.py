@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tune_ablation.models import Cell, build_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -81,6 +83,12 @@ def profile(model: nn.Module, image_size: int) -> Profile:
         memory_rw_bytes=ELEMENT_BYTES * sum(cost.read + cost.written for cost in costs.values()),
         flop_counter=counter.get_total_flops(),
     )
+
+
+def profile_cell(cell: Cell | str, num_classes: int, image_size: int) -> Profile:
+    """The profile of a cell's network, counted on the meta device: no weights are drawn and nothing is computed."""
+    with torch.device("meta"):
+        return profile(build_model(cell, num_classes, image_size=image_size), image_size)
 
 
 def to_json(cell_key: str, profile: Profile) -> dict[str, str | int]:

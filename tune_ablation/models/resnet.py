@@ -62,9 +62,7 @@ class ResNet(Backbone):
     further layers draw theirs: from the same seed every head gets the same backbone.
     """
 
-    def __init__(
-        self, depth: Depth, stem: Stem, head: HeadBuilder, *, width: int, num_classes: int, image_size: int
-    ) -> None:
+    def __init__(self, depth: Depth, stem: Stem, head: HeadBuilder, *, width: int, num_classes: int, image_size: int) -> None:
         super().__init__(depth, stem, width=width)
         linear = nn.Linear(self.channels, num_classes)
         for module in self.modules():
@@ -89,9 +87,7 @@ def feature_map_size(depth: Depth, stem: Stem, image_size: int) -> tuple[int, in
     return height, width
 
 
-def _stage(
-    block: type[BasicBlock | Bottleneck], in_channels: int, planes: int, blocks: int, stride: int
-) -> tuple[nn.Sequential, int]:
+def _stage(block: type[BasicBlock | Bottleneck], in_channels: int, planes: int, blocks: int, stride: int) -> tuple[nn.Sequential, int]:
     """A stage's blocks, and how many channels they put out."""
     out_channels = planes * block.expansion
     downsample = None

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
 from tune_ablation import plan
 from tune_ablation.experiment import Experiment
 
-TRIAL_KEYS = ("key", "cell", "stage", "number", "seed", "lr")
-"""What a Tune trial's config holds."""
+
+class Listener(Protocol):
+    """Who wants to know of every epoch and every end."""
+
+    def on_epoch(self, trial: plan.Trial, result: Mapping[str, Any]) -> None:
+        """An epoch of a running trial is done."""
+
+    def on_end(self, trial: plan.Trial, result: Mapping[str, Any]) -> None:
+        """A trial is finished."""
 
 
 class PlanSearcher(Searcher):  # type: ignore[misc]  # ray ships no types for it
@@ -33,6 +41,11 @@ class PlanSearcher(Searcher):  # type: ignore[misc]  # ray ships no types for it
         self._experiment = experiment
         self._parallel = parallel
         self._queue: list[plan.Trial] | None = None
+        self.listener: Listener | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles searchers into its own files; the results stay out of them, and a listener could not go in."""
+        return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config, None while all that is left waits for results, ``FINISHED`` when nothing is left."""
@@ -64,9 +77,13 @@ class PlanSearcher(Searcher):  # type: ignore[misc]  # ray ships no types for it
             self.failed[trial.key] = trial
         elif result is not None and result.get("finished"):
             self.results[trial.key] = plan.Result(trial.lr, result["objective"])
+            if self.listener is not None:
+                self.listener.on_end(trial, result)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: the plan looks at last epochs only."""
+        """Pass it on: the plan itself looks at last epochs only."""
+        if self.listener is not None and trial_id in self.running:
+            self.listener.on_epoch(self.running[trial_id], result)
 
     def save(self, checkpoint_path: str) -> None:
         """An empty file, since Tune wants one: the records are the only state."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from tune_ablation import data
-from tune_ablation.experiment import Cell, Experiment
+from tune_ablation.data.batches import Batches
+from tune_ablation.experiment import parse
 from tune_ablation.plan import Trial
 from tune_ablation.storage import open_storage
-from tune_ablation.training.loop import TrialSpec
+from tune_ablation.trial import begin
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,6 @@ class Session:
     keep_checkpoints: bool
 
 
-def trial_spec(experiment: Experiment, trial: Trial) -> TrialSpec:
-    """A trial of the plan as the training loop wants it."""
-    return TrialSpec(
-        experiment=experiment.name,
-        trial=trial.key,
-        cell=trial.cell.key,
-        factors=trial.cell.levels,
-        stage=trial.stage,
-        number=trial.number,
-        seed=trial.seed,
-        lr=trial.lr,
-        model=trial.cell.model,
-        recipe=trial.cell.recipe,
-    )
-
-
 class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no types for it
     """Keeps imports, GPU context and images between trials; nothing else of a trial outlives it.
 
@@ -67,11 +53,6 @@ class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no t
 
     def setup(self, config: dict[str, Any], session: Session | None = None) -> None:
         """Load what all trials share, then begin the first."""
-        import torch
-
-        from tune_ablation.data.batches import Batches
-        from tune_ablation.experiment import parse
-
         assert session is not None  # noqa: S101 - given by tune.with_parameters
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_num_threads(session.threads)
@@ -113,16 +94,12 @@ class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no t
             stored.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        from tune_ablation.training.loop import Training
-        from tune_ablation.training.stored import StoredTraining
-
-        cell: Cell = self._cells[config["cell"]]
-        trial = Trial(cell, config["stage"], config["number"], config["seed"], config["lr"])
-        training = Training(trial_spec(self._experiment, trial), self._batches, self._session.precision)
-        folder = open_storage(self._session.storage).child(f"trials/{trial.key}")
-        self._stored = StoredTraining(
-            training,
-            folder,
+        trial = Trial(self._cells[config["cell"]], config["stage"], config["number"], config["seed"], config["lr"])
+        self._stored = begin(
+            self._experiment,
+            trial,
+            self._batches,
+            open_storage(self._session.storage),
+            precision=self._session.precision,
             keep_checkpoint=self._session.keep_checkpoints,
-            graph=trial.stage == "search" and trial.number == 0,
         )

@@ -84,3 +84,10 @@ def write_graph(writer: SummaryWriter, model: nn.Module, image_size: int) -> Non
     finally:
         logging.disable(level)
         model.train(training)
+
+
+def write_graph_alone(folder: Path, model: nn.Module, image_size: int) -> None:
+    """Write an event file that holds a network's graph and nothing else; an earlier one in the folder is replaced."""
+    events = Events(folder, [])
+    events.add_graph(model, image_size)
+    events.close()

@@ -27,13 +27,20 @@ class RecipeSpec(ScheduleSpec, Protocol):
     """What the loop reads from the recipe besides its schedule."""
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Images a step."""
+
     @property
-    def augment(self) -> str: ...
+    def augment(self) -> str:
+        """A key of ``AUGMENTATIONS``."""
+
     @property
-    def momentum(self) -> float: ...
+    def momentum(self) -> float:
+        """SGD's."""
+
     @property
-    def weight_decay(self) -> float: ...
+    def weight_decay(self) -> float:
+        """SGD's, on every parameter."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,11 @@ class Training:
         )
 
     @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._batches.image_size
+
+    @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or training diverged."""
         return bool(self.rows) and (self.rows[-1]["diverged"] or len(self.rows) >= self.spec.recipe.epochs)
@@ -124,7 +136,7 @@ class Training:
         metrics: dict[str, float | None] = dict.fromkeys(METRICS)
         if not diverged:
             for split in EVALUATED:
-                measures = self._evaluate(split)
+                measures = self.evaluate(split)
                 diverged = diverged or not math.isfinite(measures["loss"])
                 metrics |= {f"{split}_{measure}": value for measure, value in measures.items()}
             metrics |= {"train_loss": trained["loss"], "train_acc1": trained["acc1"]}
@@ -198,7 +210,8 @@ class Training:
         return meter.measures()
 
     @torch.no_grad()
-    def _evaluate(self, split: str) -> dict[str, float]:
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The measures of one split in eval mode, as ``Meter.measures`` gives them."""
         meter = Meter(self._batches.classes, self._batches.device)
         self.model.eval()
         for images, labels in self._batches.evaluation(split):

@@ -9,15 +9,24 @@ class ScheduleSpec(Protocol):
     """What a schedule reads from the recipe."""
 
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """Epochs of a trial."""
+
     @property
-    def schedule(self) -> str: ...
+    def schedule(self) -> str:
+        """A key of ``SCHEDULES``."""
+
     @property
-    def warmup_epochs(self) -> int: ...
+    def warmup_epochs(self) -> int:
+        """Epochs of the linear ramp at the start."""
+
     @property
-    def step_epochs(self) -> int: ...
+    def step_epochs(self) -> int:
+        """Epochs between two steps of ``step``."""
+
     @property
-    def step_gamma(self) -> float: ...
+    def step_gamma(self) -> float:
+        """What each of them multiplies by."""
 
 
 def _constant(progress: float, spec: ScheduleSpec) -> float:

@@ -1,0 +1,124 @@
+"""Results folders as the runner leaves them, written through the real records code."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_ablation import plan
+from tune_ablation.experiment import Experiment, parse
+from tune_ablation.records import METRICS, SCHEMA, EpochRecord, Stage, dump_rows
+
+Curve = Sequence[float]
+CONTENT: dict[str, Any] = {
+    "name": "heads",
+    "question": "Which head?",
+    "grid": {"depth": [18], "head": ["origin", "maxpool"]},
+    "recipe": {"epochs": 4},
+    "search": {"trials_per_cell": 2},
+    "confirm": {"seeds": [0, 1, 2]},
+}
+
+
+class Folder:
+    """The results folder of one experiment, to which trials are added."""
+
+    def __init__(self, path: Path, experiment: Experiment) -> None:
+        self.path = path
+        self.experiment = experiment
+        self.header: dict[str, Any] = {
+            "schema": SCHEMA,
+            "name": experiment.name,
+            "digest": experiment.digest(),
+            "experiment": experiment.resolved(),
+            "cells": [],
+            "data": {"fingerprint": "f", "dataset": "synthetic", "classes": 10, "train": 80, "val": 20, "test": 500},
+            "precision": "fp32",
+            "sessions": [],
+        }
+        self.write_header()
+
+    def write_header(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "run.json").write_text(json.dumps(self.header))
+
+    def file(self, trial: str) -> Path:
+        return self.path / "trials" / trial / "records.jsonl"
+
+    def rows(
+        self,
+        cell_key: str,
+        stage: Stage,
+        number: int,
+        curves: Mapping[str, Curve],
+        *,
+        lr: float = 0.1,
+        diverged: bool = False,
+        **others: object,
+    ) -> list[dict[str, Any]]:
+        """A trial's rows: as many epochs as the curves are long, metrics without a curve 1.0, ``others`` over each."""
+        (cell,) = [cell for cell in self.experiment.cells() if cell.key == cell_key]
+        length = len(next(iter(curves.values())))
+        return [
+            EpochRecord(
+                experiment=self.experiment.name,
+                trial=plan.trial_key(cell_key, stage, number),
+                cell=cell_key,
+                factors=cell.levels,
+                stage=stage,
+                number=number,
+                seed=number,
+                lr=lr,
+                epoch=epoch + 1,
+                epochs=self.experiment.recipe.epochs,
+                metrics={name: curves[name][epoch] if name in curves else 1.0 for name in METRICS},
+                epoch_seconds=1.5,
+                train_images_per_second=100.0,
+                diverged=diverged and epoch == length - 1,
+                device="cpu",
+                precision="fp32",
+            ).to_row()
+            | others
+            for epoch in range(length)
+        ]
+
+    def add(self, cell_key: str, stage: Stage, number: int, curves: Mapping[str, Curve], **others: Any) -> Path:
+        path = self.file(plan.trial_key(cell_key, stage, number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dump_rows(self.rows(cell_key, stage, number, curves, **others)))
+        return path
+
+    def fill(self) -> None:
+        """Every planned trial, finished, cells and seeds a little apart."""
+        for place, cell in enumerate(self.experiment.cells()):
+            for number in range(self.experiment.search.trials_per_cell):
+                self.add(
+                    cell.key, "search", number, {"val_acc1": [10.0, 20.0, 25.0, 30.0 + number]}, lr=0.1 / (number + 1)
+                )
+            for seed in self.experiment.confirm.seeds:
+                acc = [10.0, 20.0, 30.0, 40.0 + seed - 5 * place]
+                self.add(cell.key, "confirm", seed, {"test_acc1": acc, "train_eval_acc1": [99.0] * 4}, lr=0.05)
+
+
+MakeFolder = Callable[..., Folder]
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Make a results folder below ``tmp_path / "results"``: of the small experiment above, values given put over it."""
+
+    def make(**changes: object) -> Folder:
+        experiment = parse(CONTENT | changes, "test")
+        return Folder(tmp_path / "results" / experiment.name, experiment)
+
+    return make
+
+
+@pytest.fixture
+def full(make_folder: MakeFolder) -> Folder:
+    """A finished experiment."""
+    folder = make_folder()
+    folder.fill()
+    return folder

@@ -1,0 +1,150 @@
+"""The summary that a person reads, and the same as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from analysis import load, report
+from tune_ablation.storage import open_storage
+
+if TYPE_CHECKING:
+    from tests.analysis.conftest import Folder, MakeFolder
+
+ORIGIN, MAXPOOL = "resnet18_origin", "resnet18_maxpool"
+
+
+def printed(folder: Folder, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    report.summary(str(folder.path), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def line_of(text: str, start: str, which: int = 0) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(start)][which].split()
+
+
+def test_a_finished_experiment(full: Folder) -> None:
+    text = printed(full)
+    flat = " ".join(text.split())
+    assert "heads: Which head?" in flat
+    assert "3 confirm seeds a cell (0, 1, 2)" in flat
+    assert "10 classes, 500 test images" in flat
+    assert "acc@1 10 %, acc@5 50 %" in flat
+    assert "Target: 36.90 % test acc@1, 90 % of the baseline's mean final test acc@1 (head = origin; 3 trials)" in flat
+    assert line_of(text, MAXPOOL) == [f"{MAXPOOL}*", *words("36.00 ± 1.00 1.00 ± 0.00 1.00 ± 0.00 >4 (1 of 3)")]
+    assert line_of(text, ORIGIN, 1) == [ORIGIN, *words("2/2 3/3 0 0.05 58.00 ± 1.00 0.000 ± 0.000")]
+    assert "Nothing is missing: all 10 trials are finished and every file is sound." in flat
+
+
+def test_what_is_missing_is_told(make_folder: MakeFolder) -> None:
+    folder = make_folder(grid={"depth": [18, 50], "head": ["origin", "maxpool"]})
+    folder.add(ORIGIN, "search", 0, {"val_acc1": [1.0] * 4})
+    folder.add(ORIGIN, "search", 1, {"val_acc1": [1.0] * 2})
+    folder.add(MAXPOOL, "search", 0, {"val_acc1": [1.0] * 4}).write_bytes(b"torn")
+    beside = folder.file(f"{MAXPOOL}/search/001").parent
+    beside.mkdir(parents=True)
+    failure = {"schema": 1, "trial": f"{MAXPOOL}/search/001", "reason": "[red]out of memory[/]", "attempts": 3}
+    (beside / "failure.json").write_text(json.dumps(failure))
+    text = printed(folder)
+    flat = " ".join(text.split())
+    assert "Missing: 19 of 20 trials not finished." in flat
+    assert f"{ORIGIN}: search 1 begun; confirm 3 not started" in flat
+    assert f"{MAXPOOL}: search 1 failed, 1 damaged; confirm 3 not started" in flat
+    assert "2 cells with no trial yet: resnet50_origin, resnet50_maxpool" in flat
+    assert f"{MAXPOOL}/search/001 after 3 attempts: [red]out of memory[/]" in flat
+    assert f"Left out: 1 damaged or foreign file. trials/{MAXPOOL}/search/000/records.jsonl: line 1: not JSON" in flat
+    assert "Target: none yet" in flat
+    assert f"* {ORIGIN}: best lr so far, of 1 of 2 search trials." in flat
+    assert line_of(text, ORIGIN) == [f"{ORIGIN}*", "-", "-", "-", "-"]
+    assert line_of(text, MAXPOOL, 1) == [MAXPOOL, "0/2", "0/3", "0", "-", "-", "-"]
+
+
+def test_divergence_is_told_never_hidden(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    for number in range(2):
+        folder.add(ORIGIN, "search", number, {"val_acc1": [1.0]}, diverged=True)
+    folder.add(ORIGIN, "confirm", 0, {"test_acc1": [40.0] * 4})
+    folder.add(ORIGIN, "confirm", 1, {"test_acc1": [40.0]}, diverged=True)
+    for seed in range(3):
+        folder.add(MAXPOOL, "confirm", seed, {"test_acc1": [40.0]}, diverged=True)
+    text = printed(folder)
+    flat = " ".join(text.split())
+    assert f"* {ORIGIN}: every search trial diverged; the lr is the lowest one tried." in flat
+    assert f"* {ORIGIN}: means over 1 of 3 seeds: 1 diverged, the others are not finished." in flat
+    assert f"* {MAXPOOL}: no mean: 3 diverged." in flat
+
+
+def test_one_seed_is_shown_without_a_standard_deviation(make_folder: MakeFolder) -> None:
+    folder = make_folder(confirm={"seeds": [0]})
+    folder.fill()
+    text = printed(folder)
+    assert "1 confirm seed a cell (0): one seed has no standard deviation." in text
+    assert line_of(text, ORIGIN)[1] == "40.00"
+    assert "±" not in text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(make_folder: MakeFolder, width: int) -> None:
+    grid = {
+        "depth": [18, 50],
+        "head": ["origin", "maxpool", "dropout"],
+        "augment": ["random-resized-crop"],
+        "weight_decay": [0.0, 0.00012345],
+    }
+    folder = make_folder(
+        name="n" * 100,
+        question="Why? " * 40,
+        grid=grid,
+        search={"trials_per_cell": 1},
+        confirm={"seeds": list(range(40))},
+    )
+    folder.fill()
+    for cell in folder.experiment.cells()[:2]:
+        folder.add(cell.key, "search", 0, {"val_acc1": [1.0] * 4}, lr=1.2345e-05)
+        for seed in range(40):
+            spread = 100.0 * (seed % 2)
+            curves = {name: [spread] * 4 for name in ("test_acc1", "test_acc5", "test_f1")}
+            folder.add(cell.key, "confirm", seed, curves | {"test_loss": [spread] * 4})
+    folder.file(f"{folder.experiment.cells()[-1].key}/confirm/seed-39").write_bytes(b"torn")
+    text = printed(folder, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert "\x1b" not in text
+    assert "50.00 ± 50.64" in text
+    squeezed = "".join(text.split())
+    for piece in ("_weight_decay=", "0.00012345", "origin", "maxpool", "dropout", "_augment=", "1.23e-05"):
+        assert piece in squeezed
+    assert (
+        "trials/resnet50_dropout_augment=random-resized-crop_weight_decay=0.00012345/confirm/seed-39/records.jsonl"
+        in squeezed
+    )
+
+
+def test_a_storage_serves_as_well_as_a_path(full: Folder) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    report.summary(open_storage(str(full.path)), console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == printed(full)
+
+
+def test_json_holds_the_same_numbers(full: Folder) -> None:
+    (run,) = load.load([str(full.path)]).runs
+    found = json.loads(json.dumps(report.as_json(report.overview(run)), allow_nan=False))
+    assert found["chance"] == {"acc1": 10.0, "acc5": 50.0}
+    assert found["target"] == {"test_acc1": pytest.approx(36.9), "trials": 3}
+    assert found["trials"] == {"planned": 10, "finished": 10}
+    cell = found["cells"][1]
+    assert cell["levels"] == {"depth": 18, "head": "maxpool"}
+    assert cell["test_acc1"] == {"mean": pytest.approx(36), "sd": pytest.approx(1)}
+    assert cell["epochs_to_target"] == {"median": None, "above": 4, "reached": 1, "of": 3}
+    assert cell["search"] == {"planned": 2, "finished": 2, "diverged": 0}

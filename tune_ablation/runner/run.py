@@ -1,0 +1,317 @@
+"""The main job: takes an experiment from wherever it stands to its end, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import filelock
+from rich.console import Console
+
+from tune_ablation import data, plan, results
+from tune_ablation.errors import UserError
+from tune_ablation.experiment import Experiment
+from tune_ablation.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from tune_ablation.runner.searcher import PlanSearcher
+    from tune_ablation.runner.trainable import Session
+
+LOCK_FILE = ".lock"
+TUNE_FOLDER = "ray"
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; the old one warns at every start
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as opposed to what: none of it changes a record.
+
+    Attributes:
+        storage_path: folder or URI below which the experiment's results folder stands.
+        data: Tiny-ImageNet's folder or zip, the same path on every node; None for drawn images.
+        cache: folder of decoded images.
+        cpus_per_trial: CPU threads a trial.
+        gpus_per_trial: GPUs a trial, fractions allowed; None takes one each where there are any.
+        parallel: at most so many trials at once; None for as many as the resources allow.
+        address: a running Ray cluster (``auto`` for the one of this machine); None starts Ray here.
+        max_retries: how often a trial whose worker died is started again before it counts as failed.
+        keep_checkpoints: keep the weights of finished trials.
+    """
+
+    storage_path: str
+    data: Path | None
+    cache: Path
+    cpus_per_trial: int = 1
+    gpus_per_trial: float | None = None
+    parallel: int | None = None
+    address: str | None = None
+    max_retries: int = 3
+    keep_checkpoints: bool = False
+
+
+def run(experiment: Experiment, options: Options, console: Console, progress: data.Progress | None = None) -> int:
+    """Finish the experiment.
+
+    Args:
+        experiment: what is asked.
+        options: how to run it.
+        console: where a person looks.
+        progress: called while images are decoded.
+
+    Returns:
+        The exit code: 0 all trials finished, 1 some failed, 130 interrupted.
+
+    Raises:
+        UserError: something given does not fit; nothing that existed has been changed.
+    """
+    storage = open_storage(options.storage_path).child(experiment.name)
+    header = results.read_header(storage)
+    prepared = data.prepare(experiment.data, options.data, cache_dir=options.cache, progress=progress)
+    described = results.describe_data(experiment, prepared)
+    results.check_batch_size(experiment, prepared)
+    if header is not None:
+        results.check_continues(header, experiment, described, storage.where(""))
+    gpus = _gpus()
+    gpus_per_trial = _gpus_per_trial(options, gpus)
+    with _only_driver(storage):
+        rows = results.finished_rows(storage, plan.all_keys(experiment))
+        finished = plan.results_of(experiment, rows.values())
+        precision = header["precision"] if header is not None else _precision(experiment, gpus_per_trial)
+        sessions = [*(header["sessions"] if header is not None else []), results.this_session(gpus)]
+        cells = results.describe_cells(experiment, len(prepared.class_names), prepared.images.shape[1])
+        total = len(plan.all_keys(experiment))
+        console.print(
+            f"[bold]{experiment.name}[/bold]: {len(cells)} cells, {total} trials"
+            + (f", {len(finished)} of them finished before" if finished else "")
+        )
+        interrupted = False
+        if not plan.is_complete(experiment, finished):
+            results.write_header(storage, experiment, cells, described, precision, sessions)
+            from tune_ablation.runner.trainable import Session
+
+            session = Session(
+                experiment=experiment.resolved(),
+                storage=storage.address,
+                data=str(options.data.absolute()) if options.data is not None else None,
+                cache=str(options.cache.absolute()),
+                fingerprint=prepared.fingerprint,
+                precision=precision,
+                threads=options.cpus_per_trial,
+                use_gpu=gpus_per_trial > 0,
+                keep_checkpoints=options.keep_checkpoints,
+            )
+            finished, interrupted = _tune(experiment, session, options, gpus_per_trial, finished, storage, console)
+        from tune_ablation.runner.studies import write_studies
+
+        write_studies(experiment, finished, storage)
+    if interrupted:
+        console.print("Stopped. Everything done so far is kept; the same command goes on from here.")
+        return 130
+    return 0 if plan.is_complete(experiment, finished) else 1
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _gpus_per_trial(options: Options, gpus: list[str]) -> float:
+    if options.gpus_per_trial is None:
+        return 1.0 if gpus else 0.0
+    if options.address is None and options.gpus_per_trial > len(gpus):
+        raise UserError(f"--gpus-per-trial: given {options.gpus_per_trial:g}, this machine has {len(gpus)}")
+    return options.gpus_per_trial
+
+
+def _precision(experiment: Experiment, gpus_per_trial: float) -> str:
+    import torch
+
+    from tune_ablation.training.loop import resolve_precision
+
+    if gpus_per_trial > 0 and not torch.cuda.is_available():  # a cluster's head without a GPU of its own
+        return "bf16" if experiment.recipe.precision == "auto" else experiment.recipe.precision
+    return resolve_precision(experiment.recipe.precision, torch.device("cuda" if gpus_per_trial > 0 else "cpu"))
+
+
+@contextmanager
+def _only_driver(storage: Storage) -> Iterator[None]:
+    """Hold the results folder: two drivers on it would train every trial twice.
+
+    The lock is the kernel's, so it goes with the process however that ends.
+    """
+    if storage.folder is None:
+        yield
+        return
+    path = storage.folder / LOCK_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"{storage.folder}: another run of this experiment is at work on it (lock file {path})") from None
+    except OSError as error:
+        raise UserError(f"{storage.folder}: cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tune(
+    experiment: Experiment,
+    session: Session,
+    options: Options,
+    gpus_per_trial: float,
+    finished: dict[str, plan.Result],
+    storage: Storage,
+    console: Console,
+) -> tuple[dict[str, plan.Result], bool]:
+    """Run what is left of the plan under Ray Tune; returns all results and whether it was interrupted."""
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
+    import ray
+
+    from tune_ablation.runner.progress import Board
+    from tune_ablation.runner.searcher import PlanSearcher
+
+    with _ray(options, gpus_per_trial):
+        searcher = PlanSearcher(experiment, finished, options.parallel)
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_pending(experiment, options, gpus_per_trial, ray.cluster_resources()))
+        with Board(experiment, searcher, console) as board, _stop_signals(board.say) as interrupted:
+            searcher.listener = board
+
+            def note_failure(key: str, reason: str, attempts: int) -> None:
+                results.write_failure(storage, key, reason, attempts)
+                board.say(f"{key} failed {attempts} times: {reason}")
+
+            _fit(session, options, gpus_per_trial, searcher, note_failure, interrupted, storage)
+        return searcher.results, interrupted.is_set()
+
+
+def _pending(experiment: Experiment, options: Options, gpus_per_trial: float, resources: dict[str, float]) -> int:
+    """Trials to queue beyond those that run: none here, where it would only mean waiting actors; all on a cluster that may grow."""
+    widest = len(experiment.cells()) * max(experiment.search.parallel_per_cell, len(experiment.confirm.seeds))
+    if options.address is None:
+        slots = resources.get("CPU", 1) // options.cpus_per_trial
+        if gpus_per_trial:
+            slots = min(slots, resources.get("GPU", 0) // gpus_per_trial)
+        widest = min(widest, int(slots))
+    return max(1, min(widest, options.parallel or widest))
+
+
+@contextmanager
+def _ray(options: Options, gpus_per_trial: float) -> Iterator[None]:
+    import ray
+
+    if options.address is not None:
+        try:
+            ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--address {options.address}: no Ray cluster there: {str(error).splitlines()[0]}") from None
+    else:
+        cpus = max(os.cpu_count() or 1, options.cpus_per_trial)
+        if gpus_per_trial == 0 and options.parallel is not None:
+            cpus = max(cpus, options.parallel * options.cpus_per_trial)
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=100_000_000,  # only the session's settings go through it
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _fit(
+    session: Session,
+    options: Options,
+    gpus_per_trial: float,
+    searcher: PlanSearcher,
+    note_failure: Callable[[str, str, int], None],
+    interrupted: threading.Event,
+    storage: Storage,
+) -> None:
+    from ray import tune
+
+    from tune_ablation.runner.failures import FailureCallback, Interruption
+    from tune_ablation.runner.trainable import AblationTrainable
+
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    trainable = tune.with_resources(
+        tune.with_parameters(AblationTrainable, session=session), {"cpu": options.cpus_per_trial, "gpu": gpus_per_trial}
+    )
+    if storage.folder is not None:
+        storage.delete(TUNE_FOLDER)
+        place: Any = nullcontext(str(storage.folder))
+    else:
+        place = tempfile.TemporaryDirectory(prefix="tune-ablation-")
+    with place as folder:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=TUNE_FOLDER,
+                storage_path=folder,
+                verbose=0,
+                stop=Interruption(interrupted),
+                callbacks=[FailureCallback(note_failure)],
+                failure_config=tune.FailureConfig(max_failures=options.max_retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return str(trial.config["key"]).replace("/", "__")
+
+
+@contextmanager
+def _stop_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a clean stop; the second one does not wait for it."""
+    interrupted = threading.Event()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del frame
+        if interrupted.is_set():
+            os._exit(128 + signum)  # the records are safe at every moment; nothing is owed a farewell
+        interrupted.set()
+        say("Stopping: running trials are saved first (once more to stop at once) ...")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""The finished searches as one Optuna storage file, for optuna-dashboard. Derived from the records, written anew at every end."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tune_ablation import plan
+from tune_ablation.experiment import Experiment
+from tune_ablation.storage import Storage
+
+STUDIES_FILE = "optuna.journal"
+
+
+def write_studies(experiment: Experiment, results: plan.Results, storage: Storage) -> None:
+    """Write a study a cell, each named after it, its trials numbered as in the plan; diverged ones are marked failed."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    search = experiment.search
+    space = {"lr": plan.distribution(search.lr)}
+    with tempfile.TemporaryDirectory(prefix="tune-ablation-") as folder:
+        path = Path(folder) / STUDIES_FILE
+        backend = JournalStorage(JournalFileBackend(str(path)))
+        for cell_key, finished in plan.finished_studies(experiment, results).items():
+            study = optuna.create_study(storage=backend, study_name=cell_key, direction="maximize" if search.maximise else "minimize")
+            study.set_metric_names([search.objective])
+            study.add_trials(
+                [
+                    optuna.trial.create_trial(
+                        state=optuna.trial.TrialState.COMPLETE if result.value is not None else optuna.trial.TrialState.FAIL,
+                        params={"lr": result.lr},
+                        distributions=space,
+                        value=result.value,
+                        user_attrs={"trial": plan.trial_key(cell_key, "search", number)},
+                    )
+                    for number, result in finished
+                ]
+            )
+        storage.write(STUDIES_FILE, path.read_bytes())
