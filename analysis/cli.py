@@ -9,6 +9,9 @@ import sys
 from rich.console import Console
 
 from analysis import report
+from analysis.analyse import analyse
+from analysis.as_json import as_json
+from analysis.foreign import Columns
 from analysis.load import load
 from tune_ablation.errors import UserError
 
@@ -29,31 +32,60 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tune-ablation-analysis", description="Say what the results of experiments mean."
-    )
+    parser = argparse.ArgumentParser(prog="tune-ablation-analysis", description="Say what the results of experiments mean.")
     parser.add_argument(
         "results",
         nargs="+",
         metavar="RESULTS",
-        help="an experiment's results folder, or a storage path that holds several; a path or a URI (s3://bucket/results)",
+        help="an experiment's results folder, a storage path that holds several, any Ray Tune folder, or a log of pytorch/examples "
+        "imagenet/main.py or a folder of such; a path or a URI (s3://bucket/results)",
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what cells are contrasted on (default: final test acc@1); of a Ray Tune folder the columns that were measured, the one "
+        "to contrast first, NAME:min or NAME:max where the name does not tell which is better; may be given several times",
+    )
+    parser.add_argument("--all-pairs", action="store_true", help="contrast every pair of cells, not only each with its baseline")
+    ray = parser.add_argument_group("for a Ray Tune folder", "A column is a key of its results or parameters; a/b is b in table a.")
+    ray.add_argument("--cells", type=_names, default=(), metavar="A,B", help="the parameters whose combinations are the cells")
+    ray.add_argument("--baseline", type=_names, default=(), metavar="A=LEVEL", help="the level that makes a cell the baseline")
+    ray.add_argument("--seed-column", metavar="NAME", help="tells repetitions of a cell apart; without it trials count as a search")
+    ray.add_argument("--epoch-column", default=Columns.epoch, metavar="NAME", help="counts a trial's rows (default: %(default)s)")
+    ray.add_argument("--lr-column", default=Columns.lr, metavar="NAME", help="the learning rate (default: %(default)s)")
+    ray.add_argument("--seconds-column", default=Columns.seconds, metavar="NAME", help="time an epoch took (default: %(default)s)")
     return parser
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _columns(arguments: argparse.Namespace) -> Columns:
+    return Columns(
+        metrics=tuple(arguments.metric),
+        cells=arguments.cells,
+        baseline=arguments.baseline,
+        epoch=arguments.epoch_column,
+        lr=arguments.lr_column,
+        seed=arguments.seed_column,
+        seconds=arguments.seconds_column,
+    )
+
+
 def _run(arguments: argparse.Namespace) -> None:
-    results = load(arguments.results)
-    found = [report.overview(run) for run in results.runs]
+    results = load(arguments.results, _columns(arguments))
+    metric = arguments.metric[0] if arguments.metric else None
+    found = [analyse(run, metric if run.experiment is not None else None, every_pair=arguments.all_pairs) for run in results.runs]
     if arguments.json:
-        content = {"experiments": [report.as_json(one) for one in found], "unreadable": list(results.unreadable)}
-        print(json.dumps(content, indent=2, allow_nan=False))
+        print(json.dumps(as_json(found, results.unreadable), indent=2, allow_nan=False))
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign shows "?" rather than failing
     console = Console()
     with console.capture() as captured:  # rich would leave with an exit code of its own where the reader has gone
-        for one in found:
-            report.show(one, console)
-        report.show_unreadable(results.unreadable, console)
+        report.show_all(found, results.unreadable, console)
     sys.stdout.write(captured.get())

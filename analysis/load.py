@@ -1,20 +1,23 @@
 """From results folders to frames: the run header, one row per trial and epoch, and a list of what could not be read."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from analysis import foreign
+from analysis.design import of_experiment
+from analysis.run import FIXED_TYPES, READERS, Failure, Problem, Results, Run, Schema
 from tune_ablation import plan
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment, parse
 from tune_ablation.records import (
     FAILURE_FILE,
     HEADER_FILE,
-    METRICS,
     RECORDS_FILE,
     SCHEMA,
     STAGES,
@@ -22,97 +25,16 @@ from tune_ablation.records import (
     RecordsError,
     load_rows,
 )
-from tune_ablation.storage import Storage, open_storage
-
-Schema = dict[str, type[pl.DataType]]
-
-FIXED_TYPES: Schema = {
-    "schema": pl.Int64,
-    "experiment": pl.String,
-    "trial": pl.String,
-    "cell": pl.String,
-    "stage": pl.String,
-    "number": pl.Int64,
-    "seed": pl.Int64,
-    "lr": pl.Float64,
-    "epoch": pl.Int64,
-    "epochs": pl.Int64,
-    **dict.fromkeys(METRICS, pl.Float64),
-    "epoch_seconds": pl.Float64,
-    "train_images_per_second": pl.Float64,
-    "diverged": pl.Boolean,
-    "device": pl.String,
-    "precision": pl.String,
-}
-"""Type of every column of an epoch record but the factors'."""
+from tune_ablation.storage import LocalStorage, Storage, open_storage
 
 
-READERS = 16
-"""Files read at once: what an object store takes to answer is mostly waiting."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that was left out.
-
-    Attributes:
-        file: its name within the results folder.
-        what: what is wrong with it.
-        trial: key of the planned trial whose records are lost by it; None where no trial is.
-    """
-
-    file: str
-    what: str
-    trial: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A trial that the runner gave up for a reason other than divergence."""
-
-    trial: str
-    reason: str
-    attempts: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """The results of one experiment.
-
-    Attributes:
-        where: the results folder or its address.
-        header: the content of ``run.json``.
-        experiment: the experiment as resolved.
-        classes: number of classes of its data.
-        plan: one row per planned trial, in the plan's order: ``trial``, ``cell``, the factors, ``stage``, ``number``.
-        epochs: one row per trial and epoch, in the plan's order; columns ``FIXED_TYPES`` and one each factor.
-        failures: trials given up, whatever records they have.
-        problems: files that were left out.
-    """
-
-    where: str
-    header: Mapping[str, Any]
-    experiment: Experiment
-    classes: int
-    plan: pl.DataFrame
-    epochs: pl.DataFrame
-    failures: tuple[Failure, ...]
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that was asked for: the experiments that could be read, and for each of the others why it could not."""
-
-    runs: tuple[Run, ...]
-    unreadable: tuple[str, ...]
-
-
-def load(sources: Iterable[str | Storage]) -> Results:
-    """Read results folders.
+def load(sources: Iterable[str | Storage], columns: foreign.Columns | None = None) -> Results:
+    """Read results.
 
     Args:
-        sources: each the results folder of one experiment, or a storage path with several; a path, a URI or a storage.
+        sources: each the results folder of one experiment, a storage path with several, a Ray Tune folder of anyone's, or a log of
+            imagenet/main.py or a folder of such; a path, a URI or a storage.
+        columns: how to read a Ray Tune folder; left out, as it seems fit.
 
     Raises:
         UserError: a source holds no results, or none of its experiments can be read.
@@ -120,8 +42,7 @@ def load(sources: Iterable[str | Storage]) -> Results:
     runs: dict[str, Run] = {}
     unreadable: list[str] = []
     for source in sources:
-        storage = open_storage(source) if isinstance(source, str) else source
-        found, reasons = _load_source(storage)
+        found, reasons = _load_source(source, columns or foreign.Columns())
         if not found:
             raise UserError(reasons[0])
         runs |= {run.where: run for run in found}
@@ -129,23 +50,25 @@ def load(sources: Iterable[str | Storage]) -> Results:
     return Results(tuple(runs.values()), tuple(dict.fromkeys(unreadable)))
 
 
-def _load_source(storage: Storage) -> tuple[list[Run], list[str]]:
+def _load_source(source: str | Storage, columns: foreign.Columns) -> tuple[list[Run], list[str]]:
+    if isinstance(source, str) and Path(source).is_file():
+        path = Path(source)
+        return [foreign.load_logs(LocalStorage(path.parent), [path.name])], []
+    storage = open_storage(source) if isinstance(source, str) else source
     try:
-        names = storage.names()
+        names = _names(storage)
     except OSError as error:
         raise UserError(f"{storage.root}: cannot be listed ({error})") from None
     if _is_results(names):
         folders = {"": names}
     else:
-        folders = {}
+        inside_of: dict[str, list[str]] = {}
         for name in names:
             folder, _, rest = name.partition("/")
-            folders.setdefault(folder, []).append(rest)
-        folders = {folder: inside for folder, inside in folders.items() if _is_results(inside)}
+            inside_of.setdefault(folder, []).append(rest)
+        folders = {folder: inside for folder, inside in inside_of.items() if _is_results(inside)}
     if not folders:
-        raise UserError(
-            f"{storage.root}: no results here: neither it nor a folder in it holds {HEADER_FILE} and {TRIALS_FOLDER}/"
-        )
+        return [_load_foreign(storage, names, columns)], []
     runs, reasons = [], []
     for folder, inside in folders.items():
         try:
@@ -153,6 +76,26 @@ def _load_source(storage: Storage) -> tuple[list[Run], list[str]]:
         except UserError as error:
             reasons.append(str(error))
     return runs, reasons
+
+
+def _load_foreign(storage: Storage, names: list[str], columns: foreign.Columns) -> Run:
+    if any(name.rpartition("/")[2] == foreign.RESULT_FILE for name in names):
+        return foreign.load_ray(storage, names, columns)
+    logs = [name for name in names if name.endswith(foreign.LOG_ENDINGS)]
+    if logs:
+        return foreign.load_logs(storage, logs)
+    raise UserError(
+        f"{storage.root}: no results here: neither it nor a folder in it holds {HEADER_FILE} and {TRIALS_FOLDER}/, "
+        f"it is no Ray Tune folder (no {foreign.RESULT_FILE}), and there is no log in it ({', '.join(foreign.LOG_ENDINGS)})"
+    )
+
+
+def _names(storage: Storage) -> list[str]:
+    """The names of all files; on this machine's disk without a path object for each, which ten thousand trials would feel."""
+    if storage.folder is None:
+        return storage.names()
+    root = str(storage.folder)
+    return sorted(f"{folder[len(root) + 1 :]}/{file}".lstrip("/") for folder, _, files in os.walk(root) for file in files)
 
 
 def _is_results(names: Iterable[str]) -> bool:
@@ -203,8 +146,7 @@ def load_run(storage: Storage, names: Iterable[str]) -> Run:
             problems.append(Problem(name, str(error)))
     order = planned.select("trial").with_row_index("order")
     epochs = epochs.join(order, on="trial").sort("order", "epoch").drop("order")
-    classes = header["data"]["classes"]
-    return Run(storage.root, header, experiment, classes, planned, epochs, tuple(failures), tuple(problems))
+    return Run(storage.root, of_experiment(experiment), header, experiment, planned, epochs, tuple(failures), tuple(problems))
 
 
 def _header(storage: Storage) -> tuple[dict[str, Any], Experiment]:
@@ -309,9 +251,7 @@ def _frame(trials: Mapping[str, list[dict[str, Any]]], schema: Schema) -> tuple[
 
 
 def _typed(rows: list[dict[str, Any]], schema: Schema) -> pl.DataFrame:
-    return pl.DataFrame(
-        [pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()]
-    )
+    return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()])
 
 
 def _failure(storage: Storage, name: str, key: str, expected: Mapping[str, object]) -> Failure:

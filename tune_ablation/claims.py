@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tune_ablation.records import METRICS
 
@@ -14,11 +14,17 @@ DERIVED_METRICS: dict[str, bool] = {
     "gap_loss": False,
     "epochs_to_target": False,
     "epochs_to_own_target": False,
+    "best_epoch": False,
+    "turning_epoch": False,
+    "acc1_drop": False,
+    "loss_rise": False,
 }
 """Quantities that the analysis derives from a trial's records, and whether higher is better.
 
 The gaps are ``train_eval_acc1 - test_acc1`` and ``test_loss - train_eval_loss``; the targets are 90 % of the baseline's mean
-final test acc@1, and 90 % of the trial's own best.
+final test acc@1, and 90 % of the trial's own best. ``best_epoch`` is that of test acc@1 and ``acc1_drop`` the fall from there to the
+last epoch; ``turning_epoch`` is that of the lowest test loss and ``loss_rise`` the rise from there. ``at`` says which value of a gap's
+curve is meant; for the others there is only one.
 """
 
 COSTS = ("params", "madd", "flops", "memory_bytes", "memory_rw_bytes")
@@ -109,6 +115,23 @@ class Near(_Claim):
     within: float = Field(gt=0)
 
 
+class Bound(_Claim):
+    """In every cell named, a metric is above, or below, a value: exactly one of ``above`` and ``below`` is given."""
+
+    kind: Literal["bound"]
+    metric: Metric
+    at: At = "final"
+    cells: OneOrMore
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError(f"given above = {self.above} and below = {self.below}, exactly one of them must be given")
+        return self
+
+
 class Agree(_Claim):
     """Two metrics put the cells named in the same order."""
 
@@ -136,13 +159,21 @@ class Cost(_Claim):
     cells: tuple[Selector, Selector]
 
 
-Claim = Order | Equivalent | Turns | Near | Agree | Crossover | Cost
+class AllAbove(_Claim):
+    """Every claim that stands before this one in the file holds."""
+
+    kind: Literal["all_above"]
+
+
+Claim = Order | Equivalent | Turns | Near | Bound | Agree | Crossover | Cost | AllAbove
 KINDS: dict[str, type[_Claim]] = {
     "order": Order,
     "equivalent": Equivalent,
     "turns": Turns,
     "near": Near,
+    "bound": Bound,
     "agree": Agree,
     "crossover": Crossover,
     "cost": Cost,
+    "all_above": AllAbove,
 }

@@ -219,18 +219,18 @@ class Experiment(_Table):
     @classmethod
     def _by_kind(cls, given: object) -> object:
         if not isinstance(given, tuple):
-            raise ValueError(f": given {_given(given)}, must be a list of tables, [[claims]]")  # noqa: TRY004 - pydantic's
+            raise ValueError(f"claims: given {_given(given)}, must be a list of tables, [[claims]]")  # noqa: TRY004 - pydantic's
         read = []
         for index, claim in enumerate(given):
             if not isinstance(claim, dict):
-                raise ValueError(f"[{index}]: given {_given(claim)}, must be a table")  # noqa: TRY004 - pydantic's
+                raise ValueError(f"claims[{index}]: given {_given(claim)}, must be a table")  # noqa: TRY004 - pydantic's
             kind = claim.get("kind", "order")
-            if kind not in KINDS:
-                raise ValueError(f"[{index}].kind: given {kind!r}, allowed: {', '.join(KINDS)}")
+            if not isinstance(kind, str) or kind not in KINDS:
+                raise ValueError(f"claims[{index}].kind: given {_given(kind)}, allowed: {', '.join(KINDS)}")
             try:
                 read.append(KINDS[kind].model_validate(claim))
             except ValidationError as error:
-                raise ValueError(f"[{index}].{_explain(error, KINDS[kind])}") from None
+                raise ValueError(_explain(error, KINDS[kind], f"claims[{index}].")) from None
         return tuple(read)
 
     @model_validator(mode="after")
@@ -239,7 +239,7 @@ class Experiment(_Table):
             raise ValueError(f"grid: given no factor, allowed: one or more of {', '.join(FACTORS)}")
         for factor, levels in self.grid.items():
             if factor not in FACTORS:
-                raise ValueError(f"grid.{factor}: unknown factor, allowed: {', '.join(FACTORS)}")
+                raise ValueError(f"grid: unknown factor {factor!r}, allowed: {', '.join(FACTORS)}")
             if not levels:
                 raise ValueError(f"grid.{factor}: given no level, one or more are needed")
             for level in levels:
@@ -311,7 +311,7 @@ def _check_selector(experiment: Experiment, selector: Mapping[str, Level], place
     known = {"depth", "head"} | set(experiment.grid)
     for factor, level in selector.items():
         if factor not in known:
-            raise ValueError(f"{place}.{factor}: not a factor of this grid, allowed: {', '.join(sorted(known))}")
+            raise ValueError(f"{place}: {factor!r} is not a factor of this grid, allowed: {', '.join(sorted(known))}")
         _check_level(factor, level, f"{place}.{factor}")
     if place == "baseline" and selector and not any(cell.matches(selector) for cell in experiment.cells()):
         raise ValueError(f"baseline: given {dict(selector)}, which no cell of the grid has")
@@ -334,7 +334,7 @@ def read(name_or_path: str, settings: Iterable[str] = ()) -> Experiment:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside TOML's own: a number of thousands of digits, lists in lists in lists
         raise UserError(f"{path}: not valid TOML: {error}") from None
     return with_settings(content, settings, str(path))
 
@@ -361,14 +361,21 @@ def parse(content: Mapping[str, Any], where: str) -> Experiment:
 def find(name_or_path: str) -> Path:
     """The file of an experiment given by name or path."""
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
+    if path.suffix == ".toml" or _is_file(path):
+        if not _is_file(path):
             raise UserError(f"{path}: no such experiment file")
         return path
     shipped = SHIPPED / f"{name_or_path}.toml"
-    if not re.fullmatch(r"[\w.-]+", name_or_path) or not shipped.is_file():
+    if not re.fullmatch(r"[\w.-]+", name_or_path) or not _is_file(shipped):
         raise UserError(f"unknown experiment {name_or_path!r}: neither a file nor one of those shipped: {', '.join(shipped_names())}")
     return shipped
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, a folder that may not be entered
+        return False
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -387,8 +394,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, after = old_values.get(key), new_values.get(key)
         if before == after:
             continue
-        grows = (key == "confirm.seeds" or key.startswith("grid.")) and isinstance(before, list) and isinstance(after, list)
-        if grows and set(map(repr, before)) <= set(map(repr, after)):
+        may_grow = key == "confirm.seeds" or key.startswith("grid.")
+        if may_grow and isinstance(before, list) and isinstance(after, list) and set(map(repr, before)) <= set(map(repr, after)):
             continue
         found.append(f"{key}: was {_shown(before)}, now {_shown(after)}")
     return found
@@ -422,8 +429,11 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     if not separator or not all(names):
         raise UserError(f"--set {setting}: not of the form key.path=value, e.g. --set recipe.epochs=3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+        if len(parsed) > 1:
+            raise UserError(f"--set {key}: given {text!r}, which is more than one value")
+        value = parsed["value"]
+    except (ValueError, RecursionError):
         if not re.fullmatch(r"[A-Za-z][\w.-]*", text.strip()):
             raise UserError(f"--set {setting}: {text!r} is neither a TOML value nor a bare word") from None
         value = text.strip()
@@ -435,11 +445,11 @@ def _apply(content: dict[str, Any], setting: str) -> None:
     table[names[-1]] = value
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first of pydantic's complaints in this project's form: key, what was given, what is allowed."""
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first of pydantic's complaints in this project's form: key (``prefix`` before it), what was given, what is allowed."""
     details = error.errors()
     first, more = details[0], len(details) - 1
-    sentence = _sentence(first, model)
+    sentence = _sentence(first, model, prefix)
     return sentence + (f" (and {more} more)" if more else "")
 
 
@@ -453,8 +463,9 @@ _WORDS = {
 """This project's words for pydantic's complaints; the others only lose their capital."""
 
 
-def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+def _sentence(detail: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
+    own_key = "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in detail["loc"]).lstrip(".")
+    key = (prefix + own_key).rstrip(".")
     reason = str(detail.get("ctx", {}).get("error", "")) or _WORDS.get(detail["type"], detail["msg"])
     reason = reason.replace("Input should be", "must be")
     if detail["type"] == "extra_forbidden":
@@ -464,10 +475,14 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel]) -> str:
     if detail["type"] == "value_error" and not key:
         return reason
     if key == "claims":
-        return f"claims{reason}"
+        return reason if detail["type"] == "value_error" else f"claims: {reason}"
     if isinstance(detail["input"], (dict, BaseModel)) and detail["type"] == "value_error":
         return f"{key}: {reason}"
     return f"{key}: given {_given(detail['input'])}, {reason}"
+
+
+def _quoted(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key) else json.dumps(key)
 
 
 def _given(value: object) -> str:

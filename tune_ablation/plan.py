@@ -144,7 +144,7 @@ def suggest(search: Search, seed: int, number: int, history: tuple[Result, ...])
     """
     import optuna
 
-    space = {"lr": distribution(search.lr)}
+    space: dict[str, optuna.distributions.BaseDistribution] = {"lr": distribution(search.lr)}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if search.sampler in SEQUENTIAL:
         # One seed for the whole sequence; asking number + 1 times reaches point `number`. The placeholder trial gives the
@@ -156,11 +156,13 @@ def suggest(search: Search, seed: int, number: int, history: tuple[Result, ...])
         known = [_told(search, result, space) for result in history]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
+        # What gp says of a diverged trial's infinite loss, which it then counts as the worst finite one: just what is wanted.
+        warnings.filterwarnings("ignore", message="Clip non-finite values")
         sampler = SAMPLERS[search.sampler](sampler_seed, search.warmup)
-    study = optuna.create_study(direction="maximize" if search.maximise else "minimize", sampler=sampler)
-    study.add_trials(known)
-    for _ in range(asks):
-        point = study.ask(space).params["lr"]
+        study = optuna.create_study(direction="maximize" if search.maximise else "minimize", sampler=sampler)
+        study.add_trials(known)
+        for _ in range(asks):
+            point = study.ask(space).params["lr"]
     return min(max(float(point), search.lr.low), search.lr.high)
 
 

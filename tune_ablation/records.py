@@ -145,7 +145,9 @@ def load_rows(content: bytes, where: str) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     check = 0
-    for number, line in enumerate(content.split(b"\n")[:-1] if content.endswith(b"\n") else content.split(b"\n"), 1):
+    if not content.endswith(b"\n"):
+        raise RecordsError(f"{where}: torn, its last line does not end")
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         place = f"{where}, line {number}"
         try:
             row = json.loads(line)
@@ -159,8 +161,8 @@ def load_rows(content: bytes, where: str) -> list[dict[str, Any]]:
         check = zlib.crc32(body + b"}", check)
         if not separator or row[CHECK] != f"{check:08x}":
             raise RecordsError(f"{place}: damaged (its check value does not match)")
-        if row["epoch"] != number:
-            raise RecordsError(f"{place}: epoch {row['epoch']}, expected {number}")
+        if row.get("epoch") != number:
+            raise RecordsError(f"{place}: epoch {row.get('epoch')}, expected {number}")
         del row[CHECK]
         rows.append(row)
     return rows

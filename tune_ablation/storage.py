@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 from tune_ablation.errors import UserError
+
+_TEMPORARY = ".tmp"
+"""Ending of the files that a write in progress, or one that was killed, has beside its target; never listed."""
 
 
 class Storage(ABC):
@@ -37,7 +40,11 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """A file's content, or None where there is no such file."""
+        """A file's content, or None where there is no such file.
+
+        Raises:
+            UserError: it is there and cannot be read.
+        """
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
@@ -49,7 +56,11 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, name: str) -> None:
-        """Remove a file, or a folder with all it holds; nothing happens where there is none."""
+        """Remove a file, or a folder with all it holds; nothing happens where there is none.
+
+        Raises:
+            UserError: it cannot be removed.
+        """
 
     @abstractmethod
     def names(self, below: str = "") -> list[str]:
@@ -78,6 +89,8 @@ class LocalStorage(Storage):
             return (self._folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UserError(f"{self._folder / name}: cannot be read: {error.strerror}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """See ``Storage.write``: temporary file, flush to disk, rename."""
@@ -85,7 +98,7 @@ class LocalStorage(Storage):
         temporary = ""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
@@ -100,12 +113,15 @@ class LocalStorage(Storage):
     def delete(self, name: str) -> None:
         """See ``Storage.delete``."""
         path = self._folder / name
-        for file in sorted(path.rglob("*"), reverse=True) if path.is_dir() else []:
-            file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise UserError(f"{path}: cannot be removed: {error.strerror}") from error
 
     def names(self, below: str = "") -> list[str]:
         """See ``Storage.names``."""
@@ -113,6 +129,7 @@ class LocalStorage(Storage):
             (Path(folder) / file).relative_to(self._folder).as_posix()
             for folder, _, files in os.walk(self._folder / below)
             for file in files
+            if not file.endswith(_TEMPORARY)
         )
 
     def child(self, name: str) -> LocalStorage:
@@ -130,8 +147,8 @@ class RemoteStorage(Storage):
         self._options = uri.partition("?")[2]
         try:
             self._system, self._path = fs.FileSystem.from_uri(uri)
-        except (OSError, ValueError) as error:
-            raise UserError(f"storage path {uri!r}: {error}") from error
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise UserError(f"storage path {uri!r}: {_first_line(error)}") from error
 
     @property
     def address(self) -> str:
@@ -146,14 +163,16 @@ class RemoteStorage(Storage):
         try:
             with self._system.open_input_stream(self._full(name)) as stream:
                 return bytes(stream.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise UserError(f"{self.where(name)}: cannot be read: {_first_line(error)}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """See ``Storage.write``: object stores put an object whole; elsewhere a temporary file is moved into place."""
         path = self._full(name)
         whole = self._system.type_name in {"s3", "gcs", "abfs"}
-        target = path if whole else f"{path}.tmp"
+        target = path if whole else f"{path}{_TEMPORARY}"
         try:
             if not whole:
                 self._system.create_dir(path.rpartition("/")[0], recursive=True)
@@ -162,14 +181,21 @@ class RemoteStorage(Storage):
             if not whole:
                 self._system.move(target, path)
         except OSError as error:
-            raise UserError(f"{self.where(name)}: cannot be written, {len(content):,} bytes: {error}") from error
+            raise UserError(f"{self.where(name)}: cannot be written, {len(content):,} bytes: {_first_line(error)}") from error
 
     def delete(self, name: str) -> None:
         """See ``Storage.delete``."""
-        for file in self.names(name):
-            self._system.delete_file(self._full(file))
-        if self._info(name).is_file:
-            self._system.delete_file(self._full(name))
+        from pyarrow import fs
+
+        path = self._full(name)
+        try:
+            found = self._system.get_file_info(path)
+            if found.type is fs.FileType.Directory:
+                self._system.delete_dir(path)
+            elif found.is_file:
+                self._system.delete_file(path)
+        except OSError as error:
+            raise UserError(f"{self.where(name)}: cannot be removed: {_first_line(error)}") from error
 
     def names(self, below: str = "") -> list[str]:
         """See ``Storage.names``."""
@@ -177,14 +203,19 @@ class RemoteStorage(Storage):
 
         selector = fs.FileSelector(self._full(below), allow_not_found=True, recursive=True)
         prefix = len(self._path.rstrip("/")) + 1
-        return sorted(info.path[prefix:] for info in self._system.get_file_info(selector) if info.is_file)
-
-    def _info(self, name: str) -> Any:
-        return self._system.get_file_info(self._full(name))
+        try:
+            found = self._system.get_file_info(selector)
+        except OSError as error:
+            raise UserError(f"{self.where(below)}: cannot be listed: {_first_line(error)}") from error
+        return sorted(info.path[prefix:] for info in found if info.is_file and not info.path.endswith(_TEMPORARY))
 
     def child(self, name: str) -> RemoteStorage:
         """See ``Storage.child``."""
         return RemoteStorage(f"{self.where(name)}?{self._options}" if self._options else self.where(name))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def open_storage(path_or_uri: str) -> Storage:

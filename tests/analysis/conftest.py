@@ -94,9 +94,7 @@ class Folder:
         """Every planned trial, finished, cells and seeds a little apart."""
         for place, cell in enumerate(self.experiment.cells()):
             for number in range(self.experiment.search.trials_per_cell):
-                self.add(
-                    cell.key, "search", number, {"val_acc1": [10.0, 20.0, 25.0, 30.0 + number]}, lr=0.1 / (number + 1)
-                )
+                self.add(cell.key, "search", number, {"val_acc1": [10.0, 20.0, 25.0, 30.0 + number]}, lr=0.1 / (number + 1))
             for seed in self.experiment.confirm.seeds:
                 acc = [10.0, 20.0, 30.0, 40.0 + seed - 5 * place]
                 self.add(cell.key, "confirm", seed, {"test_acc1": acc, "train_eval_acc1": [99.0] * 4}, lr=0.05)

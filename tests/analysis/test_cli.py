@@ -33,9 +33,7 @@ sys.exit(f"loaded: {loaded}" if loaded else code)
 
 
 def test_a_whole_summary_without_torch_ray_optuna_or_a_pickle(full: Folder) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_RULE, full.path], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", IMPORT_RULE, full.path], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("heads: Which head?")
 
@@ -68,9 +66,7 @@ def test_json_is_plain(full: Folder, capsys: pytest.CaptureFixture[str]) -> None
     assert content["unreadable"] == []
 
 
-def test_an_unreadable_experiment_beside_a_good_one_is_named(
-    make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unreadable_experiment_beside_a_good_one_is_named(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
     good, empty = make_folder(name="good"), make_folder(name="empty")
     good.fill()
     assert main([str(good.path.parent)]) == 0

@@ -27,9 +27,7 @@ def confirm(folder: Folder, cell: str, finals: list[float | None], reach: int = 
         if final is None:
             folder.add(cell, "confirm", seed, {"test_acc1": [0.5, 0.5]}, diverged=True)
         else:
-            folder.add(
-                cell, "confirm", seed, {"test_acc1": [0.5 if epoch < reach else final for epoch in (1, 2, 3, 4)]}
-            )
+            folder.add(cell, "confirm", seed, {"test_acc1": [0.5 if epoch < reach else final for epoch in (1, 2, 3, 4)]})
 
 
 def test_mean_and_standard_deviation_over_confirm_seeds(full: Folder) -> None:
@@ -145,9 +143,7 @@ def test_the_median_counts_a_censored_trial_as_later_than_any(
 
 def test_states_of_planned_trials(full: Folder) -> None:
     (run,) = load.load([str(full.path)]).runs
-    trials = curves.trials(
-        run.epochs.filter((pl.col("number") > 0) | (pl.col("stage") == "search") | (pl.col("epoch") < 3))
-    )
+    trials = curves.trials(run.epochs.filter((pl.col("number") > 0) | (pl.col("stage") == "search") | (pl.col("epoch") < 3)))
     standing = compare.states(run.plan, trials, [f"{ORIGIN}/confirm/seed-0", f"{ORIGIN}/confirm/seed-1"], [])
     states = dict(standing.select("trial", "state").iter_rows())
     assert states[f"{ORIGIN}/confirm/seed-0"] == "failed"

@@ -52,9 +52,7 @@ def test_a_begun_trial_is_not_finished_and_a_diverged_one_has_no_metrics(make_fo
     )
 
 
-@pytest.mark.parametrize(
-    ("target", "first"), [(10.0, 1), (10.5, 2), (30.0, 3), (36.0, 4), (36.1, None), (float("inf"), None)]
-)
+@pytest.mark.parametrize(("target", "first"), [(10.0, 1), (10.5, 2), (30.0, 3), (36.0, 4), (36.1, None), (float("inf"), None)])
 def test_first_epoch_at_a_target(make_folder: MakeFolder, target: float, first: int | None) -> None:
     folder = make_folder()
     folder.add(CELL, "confirm", 0, {"test_acc1": [10.0, 20.0, 30.0, 36.0]})

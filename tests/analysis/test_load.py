@@ -31,9 +31,7 @@ def test_the_types_name_every_fixed_column() -> None:
 
 def test_one_row_per_trial_and_epoch_in_the_plans_order(full: Folder) -> None:
     run = only(full.path)
-    assert run.plan["trial"].to_list()[:3] == [
-        f"resnet18_origin/{end}" for end in ("search/000", "search/001", "confirm/seed-0")
-    ]
+    assert run.plan["trial"].to_list()[:3] == [f"resnet18_origin/{end}" for end in ("search/000", "search/001", "confirm/seed-0")]
     assert run.epochs["trial"].unique(maintain_order=True).to_list() == run.plan["trial"].to_list()
     assert run.epochs["epoch"].to_list() == [1, 2, 3, 4] * 10
     assert run.problems == ()
@@ -152,9 +150,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(full: Folder, damage: Call
 
 def test_a_copied_trial_is_not_counted_twice(full: Folder) -> None:
     shutil.copy(full.file("resnet18_origin/confirm/seed-0"), full.file("resnet18_maxpool/confirm/seed-0"))
-    shutil.copytree(
-        full.file("resnet18_origin/confirm/seed-0").parent, full.path / "trials/resnet18_origin/confirm/seed-7"
-    )
+    shutil.copytree(full.file("resnet18_origin/confirm/seed-0").parent, full.path / "trials/resnet18_origin/confirm/seed-7")
     run = only(full.path)
     assert {problem.file for problem in run.problems} == {
         "trials/resnet18_maxpool/confirm/seed-0/records.jsonl",
@@ -198,9 +194,7 @@ def test_nothing_there_is_one_clear_error(tmp_path: Path, make_folder: MakeFolde
         ('{"schema": 1, "experiment": {}, "data": {"classes": 3}}', "name: missing"),
     ],
 )
-def test_a_broken_header_is_told_and_other_experiments_are_read(
-    make_folder: MakeFolder, content: str, message: str
-) -> None:
+def test_a_broken_header_is_told_and_other_experiments_are_read(make_folder: MakeFolder, content: str, message: str) -> None:
     good, bad = make_folder(name="good"), make_folder(name="bad")
     good.fill()
     bad.fill()

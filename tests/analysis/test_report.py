@@ -124,10 +124,7 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_cut(make_folder: Make
     squeezed = "".join(text.split())
     for piece in ("_weight_decay=", "0.00012345", "origin", "maxpool", "dropout", "_augment=", "1.23e-05"):
         assert piece in squeezed
-    assert (
-        "trials/resnet50_dropout_augment=random-resized-crop_weight_decay=0.00012345/confirm/seed-39/records.jsonl"
-        in squeezed
-    )
+    assert "trials/resnet50_dropout_augment=random-resized-crop_weight_decay=0.00012345/confirm/seed-39/records.jsonl" in squeezed
 
 
 def test_a_storage_serves_as_well_as_a_path(full: Folder) -> None:

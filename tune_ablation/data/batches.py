@@ -78,7 +78,7 @@ class Batches:
 
     def evaluation(self, split: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """A split's images in order, un-augmented, the last batch as small as it comes out; shapes as ``train``'s."""
-        for index in self._splits[split].to(self.device).split(EVAL_BATCH):
+        for index in torch.split(self._splits[split].to(self.device), EVAL_BATCH):
             yield self._batch(index)
 
     def _batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,13 +18,15 @@ from subprocess import PIPE, Popen
 from typing import IO, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tune_ablation.data.source import Pixels
 from tune_ablation.errors import UserError
 
 BLOCK = 256
 _SERVE = "from tune_ablation.data.decode import serve; serve()"
+_GOOD = b"null\n"
+_DIED = "an image decoder process died (is the memory used up?); the same command tries again"
 _MOST_WORKERS = 16  # the parent, which reads and writes files meanwhile, keeps up with no more
 
 
@@ -47,24 +49,15 @@ def decode(jpegs: Sequence[bytes], side: int) -> Pixels:
     for position, jpeg in enumerate(jpegs):
         try:
             with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-                if image.size != (side, side):
-                    width, height = image.size
-                    raise BadImageError(position, f"is {width}x{height} pixels, not {side}x{side}")
-                pixels[position] = np.asarray(image.convert("RGB"))
-        except BadImageError:
-            raise
+                width, height = image.size
+                if (width, height) == (side, side):
+                    pixels[position] = np.asarray(image.convert("RGB"))
         # What Pillow raises on damaged bytes depends on where the damage lies.
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            TypeError,
-            IndexError,
-            KeyError,
-            Image.DecompressionBombError,
-        ) as error:
-            reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else error
+        except (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, Image.DecompressionBombError) as error:
+            reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
             raise BadImageError(position, f"cannot be decoded as a JPEG ({reason})") from error
+        if (width, height) != (side, side):
+            raise BadImageError(position, f"is {width}x{height} pixels, not {side}x{side}")
     return pixels
 
 
@@ -102,7 +95,7 @@ def serve() -> None:
         except BadImageError as bad:
             answers.write(json.dumps([bad.position, bad.why]).encode() + b"\n")
         else:
-            answers.write(b"null\n")
+            answers.write(_GOOD)
             answers.write(pixels.data)
         answers.flush()
 
@@ -136,20 +129,23 @@ def _decoder() -> Iterator[Popen[bytes]]:
 
 
 def _ask(idle: "SimpleQueue[Popen[bytes]]", jpegs: Sequence[bytes], side: int) -> Pixels:
+    pixels = np.empty((len(jpegs), side, side, 3), dtype=np.uint8)
+    answer, received = b"", 0
     process = idle.get()
     try:
         requests, answers = cast("IO[bytes]", process.stdin), cast("io.BufferedReader", process.stdout)
         requests.write(json.dumps([side, [len(jpeg) for jpeg in jpegs]]).encode() + b"\n")
         requests.writelines(jpegs)
         requests.flush()
-        bad = json.loads(answers.readline())
-        if bad is not None:
-            raise BadImageError(*bad)
-        pixels = np.empty((len(jpegs), side, side, 3), dtype=np.uint8)
-        if answers.readinto(pixels.data.cast("B")) != pixels.nbytes:
-            raise EOFError
-    except (OSError, EOFError, json.JSONDecodeError) as error:
-        raise UserError("an image decoder process died (is the memory used up?); the same command tries again") from error
+        answer = answers.readline()
+        if answer == _GOOD:
+            received = answers.readinto(pixels.data.cast("B"))
+    except OSError as error:
+        raise UserError(_DIED) from error
     finally:
         idle.put(process)
-    return pixels
+    if answer == _GOOD and received == pixels.nbytes:
+        return pixels
+    if answer.endswith(b"]\n"):
+        raise BadImageError(*json.loads(answer))
+    raise UserError(_DIED)

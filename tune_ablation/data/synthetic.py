@@ -20,9 +20,10 @@ CLASSES, TRAIN_PER_CLASS, TEST_PER_CLASS = 10, 60, 30
 """What a None in the spec stands for here."""
 _VERSION = 1  # of the drawing: raise it with any change that changes a pixel
 _SIDES = (16, 256)
-_KNOBS = 40
+_MOST_PER_CLASS = 100_000  # a typo should not fill a disk
+_KNOBS = 32
 
-_Field = NDArray[np.float32]
+_Field = NDArray[np.floating]  # float32 throughout
 _Mask = NDArray[np.bool_]
 
 
@@ -41,15 +42,14 @@ SHAPES: dict[str, Callable[[_Field, _Field], _Mask]] = {
 """Shape -> inside(x, y), with the shape about -1..1 wide."""
 
 FILLINGS: dict[str, Callable[[_Field, _Field], _Mask]] = {
-    "plain": lambda u, v: (u < 0) & (u > 0),
-    "striped": lambda u, v: _wave(u),
+    "plain": lambda u, _: (u < 0) & (u > 0),
+    "striped": lambda u, _: _wave(u),
     "checked": lambda u, v: _wave(u) ^ _wave(v),
     "dotted": lambda u, v: (u - np.floor(u) - 0.5) ** 2 + (v - np.floor(v) - 0.5) ** 2 < 0.1,
 }
 """Filling -> where it shows its second colour, in coordinates with one period a unit."""
 
 CLASS_NAMES = tuple(f"{filling} {shape}" for filling in FILLINGS for shape in SHAPES)
-
 
 # A class's colour, before jitter: the points of a low-discrepancy sequence, so that any number of classes is spread out.
 _TINTS = (np.arange(1, len(CLASS_NAMES) + 1)[:, None] * [0.8191725, 0.6710436, 0.5497005] % 1.0).astype(np.float32)
@@ -72,12 +72,12 @@ def open_synthetic(spec: DataSpec, path: Path | None, cache_dir: Path) -> Source
         )
     classes = _checked("classes", CLASSES if spec.classes is None else spec.classes, 2, len(CLASS_NAMES))
     side = _checked("image_size", spec.image_size, *_SIDES)
-    most = 100_000  # a typo should not fill a disk
-    counts = {
-        Part.TRAIN: _checked("train_per_class", TRAIN_PER_CLASS if spec.train_per_class is None else spec.train_per_class, 1, most),
-        Part.VAL: _checked("val_per_class", spec.val_per_class, 0, most),
-        Part.TEST: _checked("test_per_class", TEST_PER_CLASS if spec.test_per_class is None else spec.test_per_class, 1, most),
-    }
+    asked = (
+        (Part.TRAIN, "train_per_class", TRAIN_PER_CLASS if spec.train_per_class is None else spec.train_per_class, 1),
+        (Part.VAL, "val_per_class", spec.val_per_class, 0),
+        (Part.TEST, "test_per_class", TEST_PER_CLASS if spec.test_per_class is None else spec.test_per_class, 1),
+    )
+    counts = {part: _checked(key, count, least, _MOST_PER_CLASS) for part, key, count, least in asked}
 
     def blocks() -> Iterator[Pixels]:
         for label in range(classes):
@@ -119,8 +119,8 @@ def _draw(seed: int, label: int, part: Part, count: int, side: int) -> Pixels:
 
     def turned(x: _Field, y: _Field, most: float) -> tuple[_Field, _Field]:
         """The coordinates turned either way by up to `most` (the tangent of half the angle)."""
-        t = knob(-most, most)
-        cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+        t, one = knob(-most, most), np.float32(1)
+        cosine, sine = (one - t * t) / (one + t * t), (t + t) / (one + t * t)
         return cosine * x - sine * y, sine * x + cosine * y
 
     line = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
@@ -140,9 +140,9 @@ def _draw(seed: int, label: int, part: Part, count: int, side: int) -> Pixels:
     u, v = turned(a, b, 1.0)
     pace = knob(5.0, 8.0)
     second = FILLINGS[filling](u * pace + knob(0, 1), v * pace + knob(0, 1))
-    picture = np.where(inside[..., None], np.where(second[..., None], colour(grey, 0.45), colour(tint, 0.1)), ground)
+    picture = np.where(inside[..., None], np.where(second[..., None], colour(grey, 0.4), colour(tint, 0.1)), ground)
 
-    u, _ = turned(x - knob(0.2, 0.8), y - knob(0.2, 0.8), 1.0)
+    u, _ = turned(x - knob(0.2, 0.8), y - knob(0.2, 0.8), 1.0)  # a bar, in the half of the images where its width is above 0
     picture = np.where((abs(u) < knob(-0.06, 0.06))[..., None], colour(grey, 0.5), picture)
 
     picture = picture * knob(0.7, 1.0)[..., None] + (noise - np.float32(0.5)) * knob(0.05, 0.25)[..., None]

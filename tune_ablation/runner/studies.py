@@ -25,7 +25,6 @@ def write_studies(experiment: Experiment, results: plan.Results, storage: Storag
         backend = JournalStorage(JournalFileBackend(str(path)))
         for cell_key, finished in plan.finished_studies(experiment, results).items():
             study = optuna.create_study(storage=backend, study_name=cell_key, direction="maximize" if search.maximise else "minimize")
-            study.set_metric_names([search.objective])
             study.add_trials(
                 [
                     optuna.trial.create_trial(

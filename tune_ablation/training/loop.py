@@ -106,7 +106,7 @@ class Training:
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(spec.seed)
         model = build_model(spec.model, batches.classes, image_size=batches.image_size)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=spec.lr,
@@ -180,11 +180,14 @@ class Training:
         """Go on from a state of the same trial.
 
         Raises:
-            ValueError: the state is another trial's; nothing has been changed.
+            ValueError: the state is another trial's, or another network's; nothing has been changed.
         """
         for name in ("trial", "lr", "seed"):
-            if state[name] != getattr(self.spec, name):
-                raise ValueError(f"a state with {name} {state[name]!r}, expected {getattr(self.spec, name)!r}")
+            if state.get(name) != getattr(self.spec, name):
+                raise ValueError(f"a state with {name} {state.get(name)!r}, expected {getattr(self.spec, name)!r}")
+        own = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in state.get("model", {}).items()} != own or not {"optimizer", "rows"} <= state.keys():
+            raise ValueError("a state of another network")
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.rows = list(state["rows"])
@@ -204,7 +207,7 @@ class Training:
                 logits = self.model(images)
             loss = functional.cross_entropy(logits.float(), labels)
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own lacks annotations
             self._optimizer.step()
             meter.add(logits, labels)
         return meter.measures()

@@ -31,8 +31,11 @@ class Meter:
         logits = logits.detach().float()
         predicted = logits.argmax(1)
         hit = predicted == labels
-        # A label is within the top k if fewer than k classes score strictly higher.
-        above = (logits > logits.gather(1, labels[:, None])).sum(1)
+        # A label is within the top k if fewer than k classes stand before it. Of equal scores the higher class stands first, as in
+        # scikit-learn's top_k_accuracy_score: bf16 makes many, and a collapsed network must not score 100 %.
+        own = logits.gather(1, labels[:, None])
+        later = torch.arange(logits.shape[1], device=logits.device) > labels[:, None]
+        above = ((logits > own) | ((logits == own) & later)).sum(1)
         self._loss += functional.cross_entropy(logits, labels, reduction="sum")
         self._hits += torch.stack((hit.sum(), (above < self._k).sum()))
         ones = torch.ones_like(labels)

@@ -91,6 +91,9 @@ class StoredTraining:
             self.save()
         events.close()
         if self._folder.folder is None:
+            for name in self._folder.names():
+                if name.startswith(EVENTS_PREFIX):  # of an earlier process; the new file holds its epochs too
+                    self._folder.delete(name)
             for file in self._local.glob(f"{EVENTS_PREFIX}*"):
                 self._folder.write(file.name, file.read_bytes())
                 file.unlink()
@@ -112,3 +115,5 @@ class StoredTraining:
                 raise UserError(f"{where}: half loaded ({error})") from error
             return
         self._saved_epochs = len(self.training.rows)
+        # The process may have died between checkpoint and records, and after a last epoch nobody would write them again.
+        self._folder.write(RECORDS_FILE, dump_rows(self.training.rows))

@@ -1,0 +1,45 @@
+# Everything runs in a virtual environment of its own, made on first use from pinned versions.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help quickstart test lint types unit test-slow clean
+
+help:
+	@echo "make quickstart   set up, then run the quickstart: six cells, 36 trials, about two minutes"
+	@echo "make test         set up, then lint, type check and the default tests"
+	@echo "make test-slow    the tests that take longer"
+	@echo "make clean        remove the virtual environment and caches, never results"
+
+quickstart: $(VENV)/ready
+	$(BIN)/python -m tune_ablation
+
+test: lint types unit
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/ready-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m slow
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=...")'
+	@echo "Setting up $(VENV) (once; PyTorch with its CUDA libraries is about 5.5 GB) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
