@@ -89,7 +89,7 @@ def summaries(trials: pl.DataFrame, design: Design) -> pl.DataFrame:
         ``cell``, ``quantity`` (a name of ``curves.quantities``), ``n``, ``mean``, ``sd``, ``low``, ``high`` (95 % t interval), in the
         design's order. Diverged trials are left out, but for the times to a target, where they count as never having got there.
     """
-    values = long_values(trials, list(quantities(design))).drop("seed", "number")
+    values = long_values(trials, list(quantities(design))).sort("value")
     found = statistics.summarise(values, ["cell", "quantity"])
     return _in_order(found, design).filter(pl.col("n") > 0)
 

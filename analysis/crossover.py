@@ -7,7 +7,8 @@ import polars as pl
 from analysis import statistics
 from analysis.design import Design, Pair
 
-COLUMNS = {
+KEYS = ("cell", "against", "metric", "epoch")
+COLUMNS: dict[str, type[pl.DataType]] = {
     "cell": pl.String,
     "against": pl.String,
     "metric": pl.String,
@@ -32,16 +33,20 @@ def differences(curves: pl.DataFrame, pairs: tuple[Pair, ...]) -> pl.DataFrame:
     Returns:
         ``cell``, ``against``, ``metric``, ``epoch`` and the columns of ``statistics.tested`` over the seeds that both have at that epoch.
     """
-    known = set(curves["cell"])
+    known = set(curves["cell"].unique())
     wide = curves.filter(pl.col("seed").is_not_null()).pivot(
         "cell", index=["metric", "epoch", "seed"], values="value", aggregate_function="first"
     )
     # Side by side, a row holds every pair's values at once: far fewer rows than one each pair.
     chosen = [pair for pair in pairs if known.issuperset(pair)] if wide.height else []
-    aggregated = wide.group_by("metric", "epoch").agg(
-        expression.alias(f"{name} {place}")
-        for place, (cell, against) in enumerate(chosen)
-        for name, expression in statistics.differences(pl.col(cell), pl.col(against)).items()
+    aggregated = (
+        wide.sort("metric", "epoch", "seed")
+        .group_by("metric", "epoch")
+        .agg(
+            expression.alias(f"{name} {place}")
+            for place, (cell, against) in enumerate(chosen)
+            for name, expression in statistics.differences(pl.col(cell), pl.col(against)).items()
+        )
     )
     found = [
         aggregated.select(
@@ -53,18 +58,17 @@ def differences(curves: pl.DataFrame, pairs: tuple[Pair, ...]) -> pl.DataFrame:
         )
         for place, (cell, against) in enumerate(chosen)
     ]
-    keys = {"cell": pl.String, "against": pl.String, "metric": pl.String, "epoch": pl.Int64}
-    numbers = {"n": pl.Int64, "mean": pl.Float64, "sd": pl.Float64, "scale": pl.Float64}
-    frame = pl.concat(found) if found else pl.DataFrame(schema=keys | numbers)
-    return statistics.tested(frame.filter(pl.col("n") > 0)).sort(*keys)
+    nothing = pl.DataFrame(schema={name: COLUMNS[name] for name in (*KEYS, "n")} | dict.fromkeys(("mean", "sd", "scale"), pl.Float64))
+    frame = pl.concat(found) if found else nothing
+    return statistics.tested(frame.filter(pl.col("n") > 0)).sort(*KEYS)
 
 
 def crossovers(differences: pl.DataFrame, design: Design, higher: dict[str, bool]) -> pl.DataFrame:
     """Every change of order between two cells that is clear of zero before and after.
 
     A difference is clear at an epoch where its paired t test is below 5 %, Holm-adjusted over the epochs of the two curves: of curves
-    that do not differ, one pair in twenty has a clear epoch, and next to none two of opposite sign. A crossover is two clear epochs of opposite
-    sign with no clear one in between; curves that merely wind about each other have none.
+    that do not differ, one pair in twenty has a clear epoch, and next to none two of opposite sign. A crossover is two clear epochs of
+    opposite sign with no clear one in between; curves that merely wind about each other have none.
 
     Args:
         differences: from ``differences``.

@@ -21,6 +21,7 @@ from tune_ablation.storage import Storage
 
 RESULT_FILE = "result.json"
 PARAMS_FILE = "params.json"
+STATE_PREFIX = "experiment_state-"
 LOG_ENDINGS = (".log", ".txt", ".out")
 
 RAYS_OWN = frozenset(
@@ -35,6 +36,8 @@ BATCH_BYTES = 64_000_000
 """Text parsed at once: parsing is fast in large pieces, memory small in small ones."""
 
 _NOT_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b')
+_CONFIG = b'"config": '
+_DECODER = json.JSONDecoder()
 _LOSSES = re.compile(r"loss|err|perplexity|mse|mae|nll", re.IGNORECASE)
 
 
@@ -89,38 +92,35 @@ def load_ray(storage: Storage, names: Sequence[str], columns: Columns) -> Run:
     Raises:
         UserError: no trial can be read, or a column asked for is in none of them.
     """
-    folders = sorted(name.rpartition("/")[0] for name in names if name.rpartition("/")[2] == RESULT_FILE)
-    known = set(names)
-    files = [_in(folder, RESULT_FILE) for folder in folders]
+    files = sorted(name for name in names if name.rpartition("/")[2] == RESULT_FILE)
     reader = _RowReader(storage, files)
     sample = reader.sample()
     if sample is None:
         raise UserError(f"{storage.root}: no result in it: none of its {len(files)} {RESULT_FILE} holds a whole line")
     metrics = _metrics(columns, sample, storage.root)
-    problems: list[Problem] = []
-    found: dict[str, _Found] = {}
-    factors = columns.cells
-    needed = [*factors, *filter(None, (columns.seed,))]
-    for folder, file in zip(folders, files, strict=True):
-        params_file = _in(folder, PARAMS_FILE)
-        params = _params(read(storage, params_file) if params_file in known else None)
-        if params is None:
-            problems.append(Problem(params_file, "not JSON; the results' own config is read instead"))
-        if not params or any(_get(params, name) is None for name in needed):
-            params = {**reader.first_row(file), **reader.first_row(file).get("config", {}), **(params or {})}
-        levels = {factor: _level(_get(params, factor)) for factor in factors}
-        seed = _get(params, columns.seed) if columns.seed else None
-        stage = "search" if columns.seed is None else "confirm"
-        found[file] = _Found(folder or storage.root, params, levels, stage, seed, _number(_get(params, columns.lr)))
-    _check_columns(found.values(), factors, columns, storage.root)
-    wanted = {name: name for name in metrics} | {"epoch": columns.epoch, "epoch_seconds": columns.seconds}
     if _get(sample, columns.epoch) is None:
         allowed = ", ".join(sorted(sample))
         raise UserError(f"{storage.root}: --epoch-column: given {columns.epoch!r}, which no result has, allowed: {allowed}")
-    curves, wrong = reader.rows(wanted, sample)
-    problems += [Problem(name, what, found[name].trial) for name, what in wrong.items()]
-    design = _design(storage.root, list(found.values()), factors, metrics, columns)
+    wanted = {name: name for name in metrics} | {"epoch": columns.epoch, "epoch_seconds": columns.seconds}
+    curves, configs, wrong = reader.rows(wanted, sample)
+    problems = [Problem(name, what, _folder(name) or storage.root) for name, what in wrong.items()]
+    needed = [*columns.cells, *filter(None, (columns.seed,))]
+    found: dict[str, _Found] = {}
+    for file in files:
+        params = configs.get(file, {})
+        if not params or any(_get(params, name) is None for name in needed):
+            params = {**reader.first_row(file), **params, **_params(storage, file, problems)}
+        levels = {factor: _level(_get(params, factor)) for factor in columns.cells}
+        seed = _get(params, columns.seed) if columns.seed else None
+        stage = "search" if columns.seed is None else "confirm"
+        found[file] = _Found(_folder(file) or storage.root, params, levels, stage, seed, _number(_get(params, columns.lr)))
+    _check_columns(found.values(), columns.cells, columns, storage.root)
+    design = _design(storage.root, list(found.values()), columns.cells, metrics, columns)
     return _run(storage.root, design, found, curves, problems)
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0]
 
 
 def read(storage: Storage, name: str) -> bytes | None:
@@ -134,18 +134,14 @@ def read(storage: Storage, name: str) -> bytes | None:
         return None
 
 
-def _in(folder: str, file: str) -> str:
-    return f"{folder}/{file}" if folder else file
-
-
-def _params(content: bytes | None) -> dict[str, Any] | None:
-    if content is None:
-        return {}
-    try:
-        params = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return params if isinstance(params, dict) else None
+def _params(storage: Storage, file: str, problems: list[Problem]) -> dict[str, Any]:
+    """The parameters in the file beside a result file, which also says so of itself where that file is damaged."""
+    name = f"{file.removesuffix(RESULT_FILE)}{PARAMS_FILE}"
+    content = read(storage, name)
+    params = _row(content) if content is not None else {}
+    if params is None:
+        problems.append(Problem(name, "not JSON; the results' own config is read instead"))
+    return params or {}
 
 
 def _get(content: Mapping[str, Any], path: str | None) -> Any:
@@ -300,7 +296,7 @@ class _RowReader:
     def _read(self, file: str) -> bytes:
         return read(self._storage, file) or b""
 
-    def rows(self, wanted: Mapping[str, str], sample: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, str]]:
+    def rows(self, wanted: Mapping[str, str], sample: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any], dict[str, str]]:
         """All rows.
 
         Args:
@@ -308,27 +304,30 @@ class _RowReader:
             sample: any row, which tells a key with a slash in it from a path.
 
         Returns:
-            ``file``, the columns wanted (numbers; null where missing or not finite) and ``diverged``; and what is wrong with a file.
+            ``file``, the columns wanted (numbers; null where missing or not finite) and ``diverged``; the config that a file's first row
+            repeats, by file; what is wrong with a file, by file.
         """
         parser = _Parser({name: (path,) if path in sample else tuple(path.split("/")) for name, path in wanted.items()})
         wrong: dict[str, str] = {}
-        frames: list[pl.DataFrame] = []
+        configs: dict[str, Any] = {}
         batch: list[tuple[str, bytes]] = []
         size = 0
         with ThreadPoolExecutor(READERS) as readers:
             remote = self._storage.folder is None
             contents = readers.map(self._try_read, self._files) if remote else map(self._try_read, self._files)
+            frames: list[pl.DataFrame] = []
             for file, content in zip(self._files, contents, strict=True):
                 if isinstance(content, str):
                     wrong[file] = content
                     continue
+                configs[file] = _config(content)
                 batch.append((file, content))
                 size += len(content)
                 if size > BATCH_BYTES:
                     frames.append(parser.parse(batch, wrong))
                     batch, size = [], 0
-        frames.append(parser.parse(batch, wrong))
-        return pl.concat(frames), wrong
+            frames.append(parser.parse(batch, wrong))
+            return pl.concat(frames), configs, wrong
 
     def _try_read(self, file: str) -> bytes | str:
         try:
@@ -344,6 +343,18 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _config(content: bytes) -> dict[str, Any]:
+    """The config that Ray repeats in every row, from the first, without reading the rest of it; empty where that does not work."""
+    place = content.find(_CONFIG, 0, content.find(b"\n"))
+    if place < 0:
+        return {}
+    try:
+        config, _ = _DECODER.raw_decode(content[place + len(_CONFIG) : content.find(b"\n")].decode())
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 class _Parser:

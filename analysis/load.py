@@ -91,10 +91,20 @@ def _load_foreign(storage: Storage, names: list[str], columns: foreign.Columns) 
 
 
 def _names(storage: Storage) -> list[str]:
-    """The names of all files; on this machine's disk without a path object for each, which ten thousand trials would feel."""
+    """The names of all files; on this machine's disk without a path object for each, which ten thousand trials would feel.
+
+    Of an experiment folder of Ray Tune (known by its ``experiment_state-...json``) only the results that its trial folders should hold.
+    """
     if storage.folder is None:
         return storage.names()
     root = str(storage.folder)
+    try:
+        with os.scandir(root) as entries:
+            inside = {entry.name: entry.is_dir() for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    if HEADER_FILE not in inside and any(name.startswith(foreign.STATE_PREFIX) for name in inside):
+        return [f"{name}/{foreign.RESULT_FILE}" for name, is_folder in inside.items() if is_folder]
     return sorted(f"{folder[len(root) + 1 :]}/{file}".lstrip("/") for folder, _, files in os.walk(root) for file in files)
 
 

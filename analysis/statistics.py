@@ -46,8 +46,12 @@ def summarise(values: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     Nulls do not count; ``sd`` and the interval are null for fewer than two values. Groups come in the order of the keys.
     """
-    value = pl.col("value").drop_nulls().sort()  # sums then do not depend on the order of rows, to the last bit
-    found = values.group_by(*by).agg(value.len().cast(pl.Int64).alias("n"), value.mean().alias("mean"), value.std(ddof=1).alias("sd"))
+    value = pl.col("value").drop_nulls()
+    found = (
+        values.sort("value")
+        .group_by(*by)
+        .agg(value.len().cast(pl.Int64).alias("n"), value.mean().alias("mean"), value.std(ddof=1).alias("sd"))
+    )
     return interval(found.sort(*by))
 
 
@@ -67,10 +71,11 @@ def paired(pairs: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """
     value, reference = pl.col("value"), pl.col("reference")
     groups = (
-        pairs.group_by(*by)
+        pairs.sort(value - reference, value)  # sums then do not depend on the order of rows, to the last bit
+        .group_by(*by)
         .agg(
             *(expression.alias(name) for name, expression in differences(value, reference).items()),
-            (value - reference).drop_nulls().sort().alias("differences"),
+            (value - reference).drop_nulls().alias("differences"),
         )
         .filter(pl.col("n") > 0)
         .sort(*by)
@@ -83,7 +88,7 @@ def paired(pairs: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 def differences(value: pl.Expr, reference: pl.Expr) -> dict[str, pl.Expr]:
     """What a group's differences come to: ``n``, ``mean``, ``sd``, and ``scale``, the largest value that they are differences of."""
-    difference = (value - reference).drop_nulls().sort()  # sums then do not depend on the order of rows, to the last bit
+    difference = (value - reference).drop_nulls()
     return {
         "n": difference.len().cast(pl.Int64),
         "mean": difference.mean(),

@@ -153,7 +153,7 @@ def test_a_wrong_value_is_refused_by_file_key_given_and_allowed(tmp_path: Path, 
         ('name = "x"\n[grid]\ndepth = [18, \n', ["not valid TOML"]),
         (f"seed = {'9' * 5000}", ["not valid TOML", "digits"]),
         (f"seed = {'[' * 5000}{']' * 5000}", ["not valid TOML", "recursion"]),
-        ('name = 2020-01-01\n[grid]\ndepth = [18]\n', ["name", "2020-01-01", "string"]),
+        ("name = 2020-01-01\n[grid]\ndepth = [18]\n", ["name", "2020-01-01", "string"]),
         ('name = "x"\n[grid]\n"a\\nb" = [18]\n', ["grid", r"'a\nb'", "allowed"]),
         ('name = "x"\n"a\\nb" = 1\n[grid]\ndepth = [18]\n', ["a\\nb", "allowed"]),
     ],
@@ -172,7 +172,9 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_place(tmp_path: Path) -> No
     assert "byte 11" in refusal(path)
 
 
-@pytest.mark.parametrize("name", ["no_such", "", "..", "/", "../quickstart", "a\0b", "x" * 300, "tests", "no_such.toml", "y" * 300 + ".toml"])
+@pytest.mark.parametrize(
+    "name", ["no_such", "", "..", "/", "../quickstart", "a\0b", "x" * 300, "tests", "no_such.toml", "y" * 300 + ".toml"]
+)
 def test_an_unknown_experiment_is_refused(name: str) -> None:
     message = refusal(name)
     assert "no such experiment file" in message or all(known in message for known in shipped_names())
@@ -360,7 +362,24 @@ def test_no_test_metric_can_be_searched_for() -> None:
 
 
 KEYS = st.sampled_from(
-    [*FACTORS, *Experiment.model_fields, "lr", "low", "high", "epochs", "seeds", "kind", "text", "metric", "better", "than", "cells", "x", "", "a\nb"]
+    [
+        *FACTORS,
+        *Experiment.model_fields,
+        "lr",
+        "low",
+        "high",
+        "epochs",
+        "seeds",
+        "kind",
+        "text",
+        "metric",
+        "better",
+        "than",
+        "cells",
+        "x",
+        "",
+        "a\nb",
+    ]
 )
 LEAVES = (
     st.none()
@@ -395,11 +414,16 @@ def accepted_and_planned_or_refused(asked: Any) -> None:
     try:
         experiment = parse(asked, "fuzzed.toml")
     except UserError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith("fuzzed.toml: ")
+        refused: str | None = str(error)
+    else:
+        refused = None
+    if refused is not None:
+        assert "\n" not in refused
+        assert refused.startswith("fuzzed.toml: ")
         return
     assert len(set(plan.all_keys(experiment))) == len(plan.all_keys(experiment))
-    assert plan.ready(experiment, {})
+    if experiment.search.trials_per_cell < 50:  # more of them would all be right as well, and take their time
+        assert plan.ready(experiment, {})
     assert parse(json.loads(json.dumps(experiment.resolved())), "again").digest() == experiment.digest()
 
 
@@ -410,20 +434,16 @@ def test_any_table_is_either_planned_or_refused(asked: dict[str, Any]) -> None:
 
 
 MUTATED = [tomllib.loads(find(name).read_text(encoding="utf-8")) for name in ("quickstart", "depth_x_head")]
-QUICK = {"trials_per_cell": 2, "sampler": "random"}  # a plan of thousands of trials is right, and slow to check
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(st.data())
 def test_any_mutation_of_a_valid_file_is_either_planned_or_refused(data: st.DataObject) -> None:
     asked: Any = data.draw(st.sampled_from(MUTATED))
-    asked = asked | {"search": QUICK | {"lr": {"low": 0.1, "high": 1.0}}}
+    asked = asked | {"search": {"trials_per_cell": 2, "sampler": "random", "lr": {"low": 0.1, "high": 1.0}}}
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.sampled_from(places(asked)[1:]))
-        new = data.draw(VALUES.filter(lambda value: place != ("search",) and not (place[-1] == "trials_per_cell" and value)))
-        asked = replaced(asked, place, new)
+        asked = replaced(asked, place, data.draw(VALUES))
         if data.draw(st.booleans()):
             asked = asked | {data.draw(KEYS): data.draw(VALUES)}
-        if not isinstance(asked.get("search"), dict):
-            break
     accepted_and_planned_or_refused(asked)

@@ -128,7 +128,7 @@ def test_a_url_of_files_is_a_local_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 UNWRITABLE: dict[str, Callable[[Path], str]] = {
     "below a file": lambda folder: str(folder / "file" / "below"),
-    "the kernel's": lambda folder: "/proc/no/such",
+    "the kernel's": lambda _: "/proc/no/such",
     "too long": lambda folder: str(folder / ("x" * 300)),
 }
 

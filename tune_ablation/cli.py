@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -260,28 +260,24 @@ def _plan(options: argparse.Namespace) -> int:
     experiment = experiments.read(options.experiment, options.settings)
     prepared = _prepared(experiment, options)
     images = {name: len(index) for name, index in prepared.splits.items()}
-    rows = []
+    rows: list[_CellEstimate] = []
     for cell in experiment.cells():
         trials = experiment.search.trials_per_cell + len(experiment.confirm.seeds)
         batch = min(cell.recipe.batch_size, images["train"])
         trained = trials * cell.recipe.epochs * (images["train"] // batch * batch)
         evaluated = trials * cell.recipe.epochs * sum(images[name] for name in ("train_eval", "val", "test"))
-        row = {
-            "cell": cell.key,
-            "search_trials": experiment.search.trials_per_cell,
-            "confirm_trials": len(experiment.confirm.seeds),
-        }
-        row |= {"images_trained": trained, "images_evaluated": evaluated, "seconds": None}
+        seconds = None
         if not options.no_measure:
             speed = measure(cell.model, cell.recipe, len(prepared.class_names), int(prepared.images.shape[1]))
-            row["seconds"] = round(trained / speed.train + evaluated / speed.evaluation, 1)
-        rows.append(row)
+            seconds = round(trained / speed.train + evaluated / speed.evaluation, 1)
+        search_trials, confirm_trials = experiment.search.trials_per_cell, len(experiment.confirm.seeds)
+        rows.append(_CellEstimate(cell.key, search_trials, confirm_trials, trained, evaluated, seconds))
     workers = _workers()
     if options.json:
         content = {
             "experiment": experiment.name,
             "digest": experiment.digest(),
-            "cells": rows,
+            "cells": [row._asdict() for row in rows],
             "trials": list(plan.all_keys(experiment)),
             "parallel": workers,
         }
@@ -292,21 +288,26 @@ def _plan(options: argparse.Namespace) -> int:
     for heading in ("search", "confirm", "images trained", "one after another"):
         table.add_column(heading, justify="right")
     for row in rows:
-        seconds = row["seconds"]
-        table.add_row(
-            str(row["cell"]),
-            str(row["search_trials"]),
-            str(row["confirm_trials"]),
-            f"{row['images_trained']:,}",
-            _hours(seconds) if seconds else "-",
-        )
+        time = _hours(row.seconds) if row.seconds is not None else "-"
+        table.add_row(row.cell, str(row.search_trials), str(row.confirm_trials), f"{row.images_trained:,}", time)
     console = _console()
     console.print(f"{experiment.name}: {len(rows)} cells, {len(plan.all_keys(experiment))} trials, {experiment.recipe.epochs} epochs each")
     console.print(table)
     if not options.no_measure:
-        total = sum(float(row["seconds"] or 0) for row in rows)
+        total = sum(row.seconds or 0.0 for row in rows)
         console.print(f"About {_hours(total / workers)} on this machine with {workers} trials at a time, as measured just now.")
     return 0
+
+
+class _CellEstimate(NamedTuple):
+    """What a cell's trials come to; ``seconds`` if they ran one after another."""
+
+    cell: str
+    search_trials: int
+    confirm_trials: int
+    images_trained: int
+    images_evaluated: int
+    seconds: float | None
 
 
 def _workers() -> int:
@@ -332,7 +333,7 @@ def _profile(options: argparse.Namespace) -> int:
         return 0
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("cell", no_wrap=True)
-    for heading in ("params", "MAdd", "Flops", "memory", "MemR+W", "FlopCounter"):
+    for heading in ("params", "MAdd", "Flops", "memory", "MemR+W", "by torch"):
         table.add_column(heading, justify="right", no_wrap=True)
     for key, profile in profiles:
         table.add_row(
@@ -348,7 +349,8 @@ def _profile(options: argparse.Namespace) -> int:
     console.print(table)
     console.print(
         f"3 x {experiment.data.image_size} x {experiment.data.image_size} pixels, batch 1, {classes} classes. MAdd counts additions and "
-        "multiplications one by one, Flops counts a multiply-add once, by torchstat's rules; FlopCounter is torch's own count."
+        "multiplications one by one, Flops counts a multiply-add once, by torchstat's rules; the last column is torch's own count of "
+        "both operations of the convolutions and linear layers."
     )
     return 0
 

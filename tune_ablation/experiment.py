@@ -469,7 +469,7 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
     reason = str(detail.get("ctx", {}).get("error", "")) or _WORDS.get(detail["type"], detail["msg"])
     reason = reason.replace("Input should be", "must be")
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}, allowed: {', '.join(_table_at(model, detail['loc'][:-1]).model_fields)}"
+        return f"unknown key '{key}', allowed: {', '.join(_table_at(model, detail['loc'][:-1]).model_fields)}"
     if detail["type"] == "missing":
         return f"{key}: missing, it has no default"
     if detail["type"] == "value_error" and not key:

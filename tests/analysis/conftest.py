@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from analysis.analyse import Analysis, analyse
+from analysis.load import load
 from tune_ablation import plan
 from tune_ablation.experiment import Experiment, parse
 from tune_ablation.records import METRICS, SCHEMA, EpochRecord, Stage, dump_rows
@@ -98,6 +100,17 @@ class Folder:
             for seed in self.experiment.confirm.seeds:
                 acc = [10.0, 20.0, 30.0, 40.0 + seed - 5 * place]
                 self.add(cell.key, "confirm", seed, {"test_acc1": acc, "train_eval_acc1": [99.0] * 4}, lr=0.05)
+
+    def analysed(self, metric: str | None = None, *, every_pair: bool = False) -> Analysis:
+        """What the analysis makes of it."""
+        (run,) = load([str(self.path)]).runs
+        return analyse(run, metric, every_pair=every_pair)
+
+    def confirm(self, cell_key: str, finals: Sequence[float], metric: str = "test_acc1") -> None:
+        """A confirm trial for each seed, ending at these values of a metric, the first epochs being half of them."""
+        for seed, final in zip(self.experiment.confirm.seeds, finals, strict=True):
+            early = [final / 2] * (self.experiment.recipe.epochs - 1)
+            self.add(cell_key, "confirm", seed, {metric: [*early, final]})
 
 
 MakeFolder = Callable[..., Folder]

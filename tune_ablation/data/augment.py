@@ -46,7 +46,7 @@ def _random_resized_crop(images: torch.Tensor, generator: torch.Generator) -> to
     import torch
     from torch.nn import functional
 
-    count, _, height, width = images.shape
+    count = len(images)
     low, high = RESIZED_SCALE
     area = torch.empty(count).uniform_(low, high, generator=generator)
     ratio = torch.empty(count).uniform_(*RESIZED_LOG_RATIO, generator=generator).exp()

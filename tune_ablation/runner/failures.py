@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 
-class Interruption(Stopper):  # type: ignore[misc]  # ray ships no types for it
+class Interruption(Stopper):
     """Stops the whole run once an event is set.
 
     Args:
@@ -25,6 +25,7 @@ class Interruption(Stopper):  # type: ignore[misc]  # ray ships no types for it
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial is ever stopped."""
+        del trial_id, result
         return False
 
     def stop_all(self) -> bool:
@@ -32,7 +33,7 @@ class Interruption(Stopper):  # type: ignore[misc]  # ray ships no types for it
         return self._event.is_set()
 
 
-class FailureCallback(tune.Callback):  # type: ignore[misc]  # ray ships no types for it
+class FailureCallback(tune.Callback):
     """Passes on a trial whose retries are used up.
 
     Args:

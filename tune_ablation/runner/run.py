@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ from rich.console import Console
 from tune_ablation import data, plan, results
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment
+from tune_ablation.runner.session import Session
+from tune_ablation.runner.studies import write_studies
 from tune_ablation.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from tune_ablation.runner.searcher import PlanSearcher
-    from tune_ablation.runner.trainable import Session
 
 LOCK_FILE = ".lock"
 TUNE_FOLDER = "ray"
@@ -84,30 +86,23 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
         UserError: something given does not fit; nothing that existed has been changed.
     """
     storage = open_storage(options.storage_path).child(experiment.name)
-    header = results.read_header(storage)
     prepared = data.prepare(experiment.data, options.data, cache_dir=options.cache, progress=progress)
-    described = results.describe_data(experiment, prepared)
     results.check_batch_size(experiment, prepared)
-    if header is not None:
-        results.check_continues(header, experiment, described, storage.where(""))
+    described = results.describe_data(experiment, prepared)
     gpus = _gpus()
     gpus_per_trial = _gpus_per_trial(options, gpus)
     with _only_driver(storage):
-        rows = results.finished_rows(storage, plan.all_keys(experiment))
-        finished = plan.results_of(experiment, rows.values())
-        precision = header["precision"] if header is not None else _precision(experiment, gpus_per_trial)
-        sessions = [*(header["sessions"] if header is not None else []), results.this_session(gpus)]
-        cells = results.describe_cells(experiment, len(prepared.class_names), prepared.images.shape[1])
-        total = len(plan.all_keys(experiment))
-        console.print(
-            f"[bold]{experiment.name}[/bold]: {len(cells)} cells, {total} trials"
-            + (f", {len(finished)} of them finished before" if finished else "")
-        )
+        header = results.read_header(storage)
+        if header is not None:
+            results.check_continues(header, experiment, described, storage.where(""))
+        keys = plan.all_keys(experiment)
+        finished = plan.results_of(experiment, results.finished_rows(storage, keys).values())
+        before = f", {len(finished)} of them finished before" if finished else ""
+        console.print(f"[bold]{experiment.name}[/bold]: {len(experiment.cells())} cells, {len(keys)} trials{before}")
         interrupted = False
         if not plan.is_complete(experiment, finished):
-            results.write_header(storage, experiment, cells, described, precision, sessions)
-            from tune_ablation.runner.trainable import Session
-
+            precision = header["precision"] if header is not None else _precision(experiment, gpus_per_trial)
+            sessions = [*(header["sessions"] if header is not None else []), results.this_session(gpus)]
             session = Session(
                 experiment=experiment.resolved(),
                 storage=storage.address,
@@ -119,9 +114,12 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
                 use_gpu=gpus_per_trial > 0,
                 keep_checkpoints=options.keep_checkpoints,
             )
-            finished, interrupted = _tune(experiment, session, options, gpus_per_trial, finished, storage, console)
-        from tune_ablation.runner.studies import write_studies
-
+            # Counting the cells' costs imports torchvision, which takes as long as Ray takes to start: both at once.
+            with ThreadPoolExecutor(1) as pool:
+                cells = pool.submit(results.describe_cells, experiment, described["classes"], described["image_size"])
+                with _ray(options, gpus_per_trial):
+                    results.write_header(storage, experiment, cells.result(), described, precision, sessions)
+                    finished, interrupted = _tune(experiment, session, options, gpus_per_trial, finished, storage, console)
         write_studies(experiment, finished, storage)
     if interrupted:
         console.print("Stopped. Everything done so far is kept; the same command goes on from here.")
@@ -187,24 +185,22 @@ def _tune(
     console: Console,
 ) -> tuple[dict[str, plan.Result], bool]:
     """Run what is left of the plan under Ray Tune; returns all results and whether it was interrupted."""
-    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     import ray
 
     from tune_ablation.runner.progress import Board
     from tune_ablation.runner.searcher import PlanSearcher
 
-    with _ray(options, gpus_per_trial):
-        searcher = PlanSearcher(experiment, finished, options.parallel)
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_pending(experiment, options, gpus_per_trial, ray.cluster_resources()))
-        with Board(experiment, searcher, console) as board, _stop_signals(board.say) as interrupted:
-            searcher.listener = board
+    searcher = PlanSearcher(experiment, finished, options.parallel)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_pending(experiment, options, gpus_per_trial, ray.cluster_resources()))  # type: ignore[no-untyped-call]  # ray's
+    with Board(experiment, searcher, console) as board, _stop_signals(board.say) as interrupted:
+        searcher.listener = board
 
-            def note_failure(key: str, reason: str, attempts: int) -> None:
-                results.write_failure(storage, key, reason, attempts)
-                board.say(f"{key} failed {attempts} times: {reason}")
+        def note_failure(key: str, reason: str, attempts: int) -> None:
+            results.write_failure(storage, key, reason, attempts)
+            board.say(f"{key} failed {attempts} times: {reason}")
 
-            _fit(session, options, gpus_per_trial, searcher, note_failure, interrupted, storage)
-        return searcher.results, interrupted.is_set()
+        _fit(session, options, gpus_per_trial, searcher, note_failure, interrupted, storage)
+    return searcher.results, interrupted.is_set()
 
 
 def _pending(experiment: Experiment, options: Options, gpus_per_trial: float, resources: dict[str, float]) -> int:
@@ -220,6 +216,7 @@ def _pending(experiment: Experiment, options: Options, gpus_per_trial: float, re
 
 @contextmanager
 def _ray(options: Options, gpus_per_trial: float) -> Iterator[None]:
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     import ray
 
     if options.address is not None:

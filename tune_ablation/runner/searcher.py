@@ -22,7 +22,7 @@ class Listener(Protocol):
         """A trial is finished."""
 
 
-class PlanSearcher(Searcher):  # type: ignore[misc]  # ray ships no types for it
+class PlanSearcher(Searcher):
     """One Optuna study a cell behind one Tune run.
 
     A trial that failed for want of a machine blocks what needs its result, in its own cell only, until the command is run again.
@@ -47,7 +47,7 @@ class PlanSearcher(Searcher):  # type: ignore[misc]  # ray ships no types for it
         """Tune pickles searchers into its own files; the results stay out of them, and a listener could not go in."""
         return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string, which Tune's own annotation forgets
         """The next trial's config, None while all that is left waits for results, ``FINISHED`` when nothing is left."""
         if self._parallel is not None and len(self.running) >= self._parallel:
             return None

@@ -18,8 +18,9 @@ def write_studies(experiment: Experiment, results: plan.Results, storage: Storag
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = experiment.search
-    space = {"lr": plan.distribution(search.lr)}
+    space: dict[str, optuna.distributions.BaseDistribution] = {"lr": plan.distribution(search.lr)}
     with tempfile.TemporaryDirectory(prefix="tune-ablation-") as folder:
         path = Path(folder) / STUDIES_FILE
         backend = JournalStorage(JournalFileBackend(str(path)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,13 @@ from tune_ablation import data
 from tune_ablation.data.batches import Batches
 from tune_ablation.experiment import parse
 from tune_ablation.plan import Trial
+from tune_ablation.runner.session import Session
 from tune_ablation.storage import open_storage
+from tune_ablation.training.stored import StoredTraining
 from tune_ablation.trial import begin
 
 
-@dataclass(frozen=True)
-class Session:
-    """What all trials of one run share; travels to every worker.
-
-    Attributes:
-        experiment: the experiment, resolved.
-        storage: path or URI of the experiment's results folder.
-        data: the data set's path on every node, None for drawn images.
-        cache: folder of the decoded images on every node.
-        fingerprint: what the data must be.
-        precision: ``fp32`` or ``bf16``.
-        threads: CPU threads a trial.
-        use_gpu: whether trials train on a GPU.
-        keep_checkpoints: keep the weights of finished trials.
-    """
-
-    experiment: dict[str, Any]
-    storage: str
-    data: str | None
-    cache: str
-    fingerprint: str
-    precision: str
-    threads: int
-    use_gpu: bool
-    keep_checkpoints: bool
-
-
-class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no types for it
+class AblationTrainable(tune.Trainable):
     """Keeps imports, GPU context and images between trials; nothing else of a trial outlives it.
 
     Tune's own checkpoints are not used: the trial's folder holds everything, so a trial that Tune restarts anywhere goes on by itself.
@@ -57,6 +31,7 @@ class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no t
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_num_threads(session.threads)
         self._session = session
+        self._stored: StoredTraining | None = None
         self._experiment = parse(session.experiment, "the run's experiment")
         self._cells = {cell.key: cell for cell in self._experiment.cells()}
         path = Path(session.data) if session.data is not None else None
@@ -74,12 +49,14 @@ class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no t
 
     def step(self) -> dict[str, Any]:
         """One epoch; the result is what driver and searcher need to know of it."""
-        if not self._stored.training.finished:
-            self._stored.step()
-        row = self._stored.training.rows[-1]
+        stored = self._stored
+        assert stored is not None  # noqa: S101 - setup and reset_config begin one
+        if not stored.training.finished:
+            stored.step()
+        row = stored.training.rows[-1]
         return {
-            "done": self._stored.training.finished,
-            "finished": self._stored.training.finished,
+            "done": stored.training.finished,
+            "finished": stored.training.finished,
             "diverged": row["diverged"],
             "epoch": row["epoch"],
             "epoch_seconds": row["epoch_seconds"],
@@ -89,7 +66,7 @@ class AblationTrainable(tune.Trainable):  # type: ignore[misc]  # ray ships no t
 
     def cleanup(self) -> None:
         """Save what an unfinished trial has done so far."""
-        stored, self._stored = getattr(self, "_stored", None), None
+        stored, self._stored = self._stored, None
         if stored is not None:
             stored.close()
 

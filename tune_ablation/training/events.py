@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 EVENTS_PREFIX = "events.out.tfevents"
 SCALARS: dict[str, str] = {
-    "train_loss": "loss/train (running)",
-    "train_acc1": "acc1/train (running)",
+    "train_loss": "loss/train_running",
+    "train_acc1": "acc1/train_running",
     **{f"{split}_{measure}": f"{measure}/{split}" for measure in HIGHER_IS_BETTER for split in EVALUATED},
     "epoch_seconds": "speed/epoch_seconds",
     "train_images_per_second": "speed/train_images_per_second",
 }
-"""Column of the record -> tag: one chart a measure, its splits side by side."""
+"""Column of the record -> tag: one chart a measure, its splits side by side. No character that tensorboardX would replace."""
 
 
 class Events:
@@ -43,7 +43,7 @@ class Events:
             self.add(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write one epoch's scalars; a diverged epoch has none."""
+        """Write one epoch's scalars; a diverged epoch has none but its times."""
         for column, tag in SCALARS.items():
             if row[column] is not None:
                 self._writer.add_scalar(tag, row[column], row["epoch"])
