@@ -302,7 +302,9 @@ def test_remote_storage_gets_records_and_one_event_file(make_spec: MakeSpec, bat
     stored = StoredTraining(Training(make_spec(), batches), folder)
     stored.step()
     stored.close()
-    assert len(event_files(folder)) == 1
+    (events,) = event_files(folder)
+    (tmp_path / "remote" / events).rename(tmp_path / "remote" / f"{EVENTS_PREFIX}.1700000000.another-machine")
     assert timeless(finish(make_spec(), batches, folder)) == timeless(undisturbed)
+    assert len(event_files(folder)) == 1
     assert folder.names() == [*event_files(folder), RECORDS_FILE]
     each_scalar_is_the_records(LocalStorage(tmp_path / "remote"), rows_in(folder))
