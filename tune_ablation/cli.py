@@ -210,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
 
     experiment = experiments.read(options.experiment, options.settings)
     console = _console()
-    with decoding_progress() as progress:
+    with decoding_progress(console) as progress:
         code = run(
             experiment,
             Options(

@@ -32,6 +32,7 @@ METRICS: dict[str, bool] = {
 
 RECORDS_FILE = "records.jsonl"
 FAILURE_FILE = "failure.json"
+CHECKPOINT_FILE = "checkpoint.pt"
 HEADER_FILE = "run.json"
 TRIALS_FOLDER = "trials"
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment, differences
 from tune_ablation.records import (
+    CHECKPOINT_FILE,
     FAILURE_FILE,
     HEADER_FILE,
     RECORDS_FILE,
@@ -61,6 +62,14 @@ def _last_if_finished(storage: Storage, key: str) -> dict[str, Any] | None:
         logger.warning("%s; the trial is run again", error)
         return None
     return rows[-1] if is_finished(rows) and rows[-1]["trial"] == key else None
+
+
+def remove_checkpoints(storage: Storage, finished: Iterable[str]) -> None:
+    """Remove what a process that died right after its trial's last record left behind."""
+    present = set(storage.names(TRIALS_FOLDER))
+    for name in (f"{TRIALS_FOLDER}/{key}/{CHECKPOINT_FILE}" for key in finished):
+        if name in present:
+            storage.delete(name)
 
 
 def write_failure(storage: Storage, key: str, reason: str, attempts: int) -> None:

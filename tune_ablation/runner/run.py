@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -86,17 +87,21 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
         UserError: something given does not fit; nothing that existed has been changed.
     """
     storage = open_storage(options.storage_path).child(experiment.name)
+    gpus = _gpus()
+    gpus_per_trial = _gpus_per_trial(options, gpus)
+    _check_address(options.address)
     prepared = data.prepare(experiment.data, options.data, cache_dir=options.cache, progress=progress)
     results.check_batch_size(experiment, prepared)
     described = results.describe_data(experiment, prepared)
-    gpus = _gpus()
-    gpus_per_trial = _gpus_per_trial(options, gpus)
     with _only_driver(storage):
         header = results.read_header(storage)
         if header is not None:
             results.check_continues(header, experiment, described, storage.where(""))
         keys = plan.all_keys(experiment)
-        finished = plan.results_of(experiment, results.finished_rows(storage, keys).values())
+        rows = results.finished_rows(storage, keys)
+        if not options.keep_checkpoints:
+            results.remove_checkpoints(storage, rows)
+        finished = plan.results_of(experiment, rows.values())
         before = f", {len(finished)} of them finished before" if finished else ""
         console.print(f"[bold]{experiment.name}[/bold]: {len(experiment.cells())} cells, {len(keys)} trials{before}")
         interrupted = False
@@ -139,6 +144,17 @@ def _gpus_per_trial(options: Options, gpus: list[str]) -> float:
     if options.address is None and options.gpus_per_trial > len(gpus):
         raise UserError(f"--gpus-per-trial: given {options.gpus_per_trial:g}, this machine has {len(gpus)}")
     return options.gpus_per_trial
+
+
+def _check_address(address: str | None) -> None:
+    """Knock at a cluster's door: Ray itself would go on knocking for minutes."""
+    host, separator, port = (address or "").rpartition(":")
+    if not separator or "://" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(f"--address {address}: no Ray cluster there ({error})") from None
 
 
 def _precision(experiment: Experiment, gpus_per_trial: float) -> str:

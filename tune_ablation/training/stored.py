@@ -8,13 +8,12 @@ import time
 from pathlib import Path
 
 from tune_ablation.errors import UserError
-from tune_ablation.records import FAILURE_FILE, RECORDS_FILE, EpochRecord, dump_rows
+from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, RECORDS_FILE, EpochRecord, dump_rows
 from tune_ablation.storage import Storage
 from tune_ablation.training import checkpoint
 from tune_ablation.training.events import EVENTS_PREFIX, Events
 from tune_ablation.training.loop import Training
 
-CHECKPOINT_FILE = "checkpoint.pt"
 CHECKPOINT_SHARE = 0.02
 """At most this share of the training time goes into checkpoints, the first one, which measures their cost, aside."""
 
