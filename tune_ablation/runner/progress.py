@@ -91,7 +91,7 @@ class Board:
         experiment, searcher = self._experiment, self._searcher
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("cell", no_wrap=True)
-        for heading in ("search", "confirm", "running", "diverged", f"best {experiment.search.objective}", "lr"):
+        for heading in ("search", "confirm", "epoch", "diverged", f"best {experiment.search.objective}", "lr"):
             table.add_column(heading, justify="right")
         for cell in self._cells:
             search_keys, confirm_keys = plan.search_keys(experiment, cell), plan.confirm_keys(experiment, cell)
