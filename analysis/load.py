@@ -221,7 +221,7 @@ def _rows(name: str, content: bytes, expected: Mapping[str, Any] | None, schema:
     try:
         rows = load_rows(content, name)
     except RecordsError as error:
-        raise RecordsError(str(error).removeprefix(f"{name}, ")) from None
+        raise RecordsError(str(error).removeprefix(name).lstrip(":, ")) from None
     except (KeyError, TypeError, RecursionError) as error:
         raise RecordsError(f"foreign: not the epoch records of this version ({error!r})") from None
     _check(rows, expected, schema)

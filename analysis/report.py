@@ -287,7 +287,7 @@ def _missing(found: Analysis) -> list[str]:
     if found.run.problems:
         lines.append(f"Left out: {count(len(found.run.problems), 'damaged or foreign file')}.")
         lines += [f"  {problem.file}: {problem.what}" for problem in found.run.problems]
-    return lines or [f"Nothing is missing: all {found.planned} trials are finished and every file is sound."]
+    return lines or [f"Nothing is missing: {count(found.planned, 'trial')} finished, of as many planned, and every file is sound."]
 
 
 def _stage_missing(rows: pl.DataFrame, stage: str) -> str:

@@ -167,7 +167,7 @@ def test_an_early_lead_that_is_lost(make_folder: MakeFolder) -> None:
         ([20, 25, 30, 35, 40, 45], "refuted"),  # ahead to the end
         ([20, 22, 24, 26, 30, 35], "inconclusive"),
     ):
-        fill(folder, {"dropout": {"test_acc1": dropout}, "maxpool": {"test_acc1": [10, 15, 20, 25, 30, 35]}})
+        fill(folder, {"dropout": {"test_acc1": [float(value) for value in dropout]}, "maxpool": {"test_acc1": [10.0, 15, 20, 25, 30, 35]}})
         assert verdicts(folder) == [verdict]
 
 

@@ -44,7 +44,7 @@ def test_effects_of_a_2_by_3_grid_by_hand(make_folder: MakeFolder) -> None:
 
 
 def test_effects_of_a_2_by_2_by_2_grid_are_least_squares(make_folder: MakeFolder) -> None:
-    grid = {"depth": [18, 50], "head": ["origin", "maxpool"], "augment": ["none", "flip-crop"]}
+    grid: dict[str, list[int] | list[str]] = {"depth": [18, 50], "head": ["origin", "maxpool"], "augment": ["none", "flip-crop"]}
     folder = make_folder(grid=grid, confirm={"seeds": SEEDS})
     finals = fill(folder, seed=1)
     sides = np.array([[-0.5 if level == grid[name][0] else 0.5 for name, level in zip(grid, cell, strict=True)] for cell in finals])

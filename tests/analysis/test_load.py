@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from analysis import load
+from analysis.run import FIXED_TYPES, Failure, Run
 from tune_ablation.errors import UserError
 from tune_ablation.records import CHECK, FIXED_COLUMNS, dump_rows
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from tests.analysis.conftest import Folder, MakeFolder
 
 
-def only(path: Path) -> load.Run:
+def only(path: Path) -> Run:
     (run,) = load.load([str(path)]).runs
     return run
 
 
 def test_the_types_name_every_fixed_column() -> None:
-    assert set(load.FIXED_TYPES) == FIXED_COLUMNS - {CHECK}
+    assert set(FIXED_TYPES) == FIXED_COLUMNS - {CHECK}
 
 
 def test_one_row_per_trial_and_epoch_in_the_plans_order(full: Folder) -> None:
@@ -61,7 +62,7 @@ def test_a_storage_path_gives_every_experiment_once(make_folder: MakeFolder, tmp
         make_folder(name=name).fill()
     (tmp_path / "results" / "notes.txt").write_text("not ours")
     results = load.load([str(tmp_path / "results"), str(tmp_path / "results" / "second")])
-    assert [run.experiment.name for run in results.runs] == ["first", "second"]
+    assert [run.design.name for run in results.runs] == ["first", "second"]
 
 
 def test_an_address_reads_as_the_folder_does(full: Folder) -> None:
@@ -172,7 +173,7 @@ def test_a_failure_is_read_and_a_broken_one_named(full: Folder) -> None:
     beside.write_text(json.dumps({"schema": 1, "trial": trial, "reason": "out of memory", "attempts": 3}))
     (full.file("resnet18_origin/search/000").parent / "failure.json").write_text("{")
     run = only(full.path)
-    assert run.failures == (load.Failure(trial, "out of memory", 3),)
+    assert run.failures == (Failure(trial, "out of memory", 3),)
     assert [problem.file for problem in run.problems] == ["trials/resnet18_origin/search/000/failure.json"]
 
 
@@ -200,7 +201,7 @@ def test_a_broken_header_is_told_and_other_experiments_are_read(make_folder: Mak
     bad.fill()
     (bad.path / "run.json").write_text(content)
     results = load.load([str(good.path.parent)])
-    assert [run.experiment.name for run in results.runs] == ["good"]
+    assert [run.design.name for run in results.runs] == ["good"]
     assert len(results.unreadable) == 1
     assert message in results.unreadable[0]
     with pytest.raises(UserError, match=r"run\.json"):

@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from analysis import load, report
+from analysis.analyse import analyse
+from analysis.as_json import EXPERIMENT_FIELDS, as_json
 from tune_ablation.storage import open_storage
 
 if TYPE_CHECKING:
@@ -40,10 +42,11 @@ def test_a_finished_experiment(full: Folder) -> None:
     assert "3 confirm seeds a cell (0, 1, 2)" in flat
     assert "10 classes, 500 test images" in flat
     assert "acc@1 10 %, acc@5 50 %" in flat
-    assert "Target: 36.90 % test acc@1, 90 % of the baseline's mean final test acc@1 (head = origin; 3 trials)" in flat
+    assert "Target: 36.9 % test acc@1, 90 % of the baseline's mean final test acc@1 (head = origin; 3 trials)" in flat
     assert line_of(text, MAXPOOL) == [f"{MAXPOOL}*", *words("36.00 ± 1.00 1.00 ± 0.00 1.00 ± 0.00 >4 (1 of 3)")]
-    assert line_of(text, ORIGIN, 1) == [ORIGIN, *words("2/2 3/3 0 0.05 58.00 ± 1.00 0.000 ± 0.000")]
-    assert "Nothing is missing: all 10 trials are finished and every file is sound." in flat
+    assert line_of(text, ORIGIN, 1) == [f"{ORIGIN}*", *words("2/2 3/3 0 0.05 58.00 ± 1.00 0.000 ± 0.000")]
+    assert f"! {ORIGIN}: still improving at the end" in flat
+    assert "Nothing is missing: 10 trials finished, of as many planned, and every file is sound." in flat
 
 
 def test_what_is_missing_is_told(make_folder: MakeFolder) -> None:
@@ -62,11 +65,11 @@ def test_what_is_missing_is_told(make_folder: MakeFolder) -> None:
     assert f"{MAXPOOL}: search 1 failed, 1 damaged; confirm 3 not started" in flat
     assert "2 cells with no trial yet: resnet50_origin, resnet50_maxpool" in flat
     assert f"{MAXPOOL}/search/001 after 3 attempts: [red]out of memory[/]" in flat
-    assert f"Left out: 1 damaged or foreign file. trials/{MAXPOOL}/search/000/records.jsonl: line 1: not JSON" in flat
+    assert f"Left out: 1 damaged or foreign file. trials/{MAXPOOL}/search/000/records.jsonl: torn, its last line does not end" in flat
     assert "Target: none yet" in flat
-    assert f"* {ORIGIN}: best lr so far, of 1 of 2 search trials." in flat
+    assert "! unequal numbers of search trials finished: resnet18_maxpool 0, resnet50_origin 0, resnet50_maxpool 0; the others 1." in flat
     assert line_of(text, ORIGIN) == [f"{ORIGIN}*", "-", "-", "-", "-"]
-    assert line_of(text, MAXPOOL, 1) == [MAXPOOL, "0/2", "0/3", "0", "-", "-", "-"]
+    assert line_of(text, MAXPOOL, 1) == [f"{MAXPOOL}*", "0/2", "0/3", "0", "-", "-", "-"]
 
 
 def test_divergence_is_told_never_hidden(make_folder: MakeFolder) -> None:
@@ -79,9 +82,10 @@ def test_divergence_is_told_never_hidden(make_folder: MakeFolder) -> None:
         folder.add(MAXPOOL, "confirm", seed, {"test_acc1": [40.0]}, diverged=True)
     text = printed(folder)
     flat = " ".join(text.split())
-    assert f"* {ORIGIN}: every search trial diverged; the lr is the lowest one tried." in flat
-    assert f"* {ORIGIN}: means over 1 of 3 seeds: 1 diverged, the others are not finished." in flat
-    assert f"* {MAXPOOL}: no mean: 3 diverged." in flat
+    assert f"! {ORIGIN}: every search trial diverged; the lr is the lowest one tried." in flat
+    assert f"! {ORIGIN}: 1 of 2 confirm trials diverged: its means are over the 1 that did not." in flat
+    assert f"! {MAXPOOL}: 3 of 3 confirm trials diverged: its means are over the 0 that did not." in flat
+    assert f"! {ORIGIN}: 1 of 3 confirm seeds not finished." in flat
 
 
 def test_one_seed_is_shown_without_a_standard_deviation(make_folder: MakeFolder) -> None:
@@ -136,12 +140,15 @@ def test_a_storage_serves_as_well_as_a_path(full: Folder) -> None:
 
 def test_json_holds_the_same_numbers(full: Folder) -> None:
     (run,) = load.load([str(full.path)]).runs
-    found = json.loads(json.dumps(report.as_json(report.overview(run)), allow_nan=False))
+    printable = json.loads(json.dumps(as_json([analyse(run)], []), allow_nan=False))
+    (found,) = printable["experiments"]
+    assert set(found) == set(EXPERIMENT_FIELDS)
     assert found["chance"] == {"acc1": 10.0, "acc5": 50.0}
-    assert found["target"] == {"test_acc1": pytest.approx(36.9), "trials": 3}
-    assert found["trials"] == {"planned": 10, "finished": 10}
+    assert found["target"] == {"value": pytest.approx(36.9), "metric": "test_acc1", "trials": 3}
+    assert found["progress"] == {"planned": 10, "finished": 10}
     cell = found["cells"][1]
     assert cell["levels"] == {"depth": 18, "head": "maxpool"}
-    assert cell["test_acc1"] == {"mean": pytest.approx(36), "sd": pytest.approx(1)}
+    final = cell["summaries"]["test_acc1_final"]
+    assert (final["mean"], final["sd"]) == (pytest.approx(36), pytest.approx(1))
     assert cell["epochs_to_target"] == {"median": None, "above": 4, "reached": 1, "of": 3}
-    assert cell["search"] == {"planned": 2, "finished": 2, "diverged": 0}
+    assert cell["search"] == {"planned": 2, "finished": 2, "diverged": 0, "failed": 0}

@@ -13,14 +13,13 @@ PAIRS = (("maxpool", "origin"), ("dropout", "origin"), ("maxpool50", "origin50")
 BETTER = {"test_acc1_final": True}
 
 
-def simulated(n: int, truth: dict[str, float], seed: int) -> pl.DataFrame:
+def simulated(n: int, truth: dict[str, float], seed: int, experiments: int = EXPERIMENTS) -> pl.DataFrame:
     """Contrasts of simulated experiments, each a family: cells share a seed's luck and have noise of their own."""
     draw = np.random.default_rng(seed)
-    luck = draw.normal(0, 1.0, (EXPERIMENTS, n))
-    values = {
-        cell: 30 + truth.get(cell, 0.0) + luck + draw.normal(0, 0.7, (EXPERIMENTS, n)) for cell in {name for pair in PAIRS for name in pair}
-    }
-    experiment = np.repeat(np.arange(EXPERIMENTS), n)
+    luck = draw.normal(0, 1.0, (experiments, n))
+    cells = sorted({name for pair in PAIRS for name in pair})
+    values = {cell: 30 + truth.get(cell, 0.0) + luck + draw.normal(0, 0.7, (experiments, n)) for cell in cells}
+    experiment = np.repeat(np.arange(experiments), n)
     frames = [
         pl.DataFrame({"experiment": experiment, "value": values[cell].ravel(), "reference": values[against].ravel()}).with_columns(
             pl.lit(cell).alias("cell"), pl.lit("test_acc1_final").alias("quantity")
@@ -42,7 +41,8 @@ def test_intervals_cover_the_true_difference(n: int) -> None:
 
 @pytest.mark.parametrize("n", [5, 8, 12])
 def test_no_true_difference_gives_a_verdict_in_at_most_one_family_of_twenty(n: int) -> None:
-    found = simulated(n, {}, seed=100 + n)
+    # The rate is just below what is allowed, by design: over 2,000 families alone its standard error is half a percent.
+    found = simulated(n, {}, seed=100 + n, experiments=25 * EXPERIMENTS)
     false = found.group_by("experiment").agg((pl.col("verdict") != "inconclusive").any().alias("any"))["any"].mean()
     assert isinstance(false, float)
     assert 0.02 < false <= 0.05  # near what is allowed, so that power is not given away

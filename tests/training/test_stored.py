@@ -21,11 +21,11 @@ from tune_ablation.data.batches import Batches
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment
 from tune_ablation.models import HEADS
-from tune_ablation.records import FAILURE_FILE, METRICS, RECORDS_FILE, TIMES, is_finished, load_rows
+from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, METRICS, RECORDS_FILE, TIMES, is_finished, load_rows
 from tune_ablation.storage import LocalStorage, RemoteStorage, Storage
 from tune_ablation.training.events import EVENTS_PREFIX, SCALARS
 from tune_ablation.training.loop import Training, TrialSpec
-from tune_ablation.training.stored import CHECKPOINT_FILE, StoredTraining
+from tune_ablation.training.stored import StoredTraining
 from tune_ablation.trial import train_alone
 
 MakeSpec = Callable[..., TrialSpec]
