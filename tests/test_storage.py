@@ -6,33 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import BUCKET
 from tune_ablation.errors import UserError
 from tune_ablation.storage import LocalStorage, RemoteStorage, Storage, open_storage
-
-BUCKET = "results"
-
-
-@pytest.fixture(scope="module")
-def s3_options() -> Iterator[str]:
-    """A real S3 server on loopback: moto's, which boto3, pyarrow and this project talk to as to Amazon's."""
-    server_module = pytest.importorskip("moto.server", reason="the S3 server of moto[server] is not installed")
-    boto3 = pytest.importorskip("boto3")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ACCESS_KEY_ID", "testing")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        server = server_module.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=BUCKET)
-        yield f"endpoint_override={host}:{port}&scheme=http"
-        server.stop()
 
 
 @pytest.fixture(params=["local", "pyarrow", "s3"])

@@ -18,6 +18,7 @@ from rich.table import Table
 from tune_ablation import __version__, plan
 from tune_ablation import experiment as experiments
 from tune_ablation.errors import UserError
+from tune_ablation.storage import open_storage
 
 if TYPE_CHECKING:
     from tune_ablation.data import PreparedData
@@ -227,10 +228,10 @@ def _run(options: argparse.Namespace) -> int:
             console,
             progress,
         )
-    place = f"{options.storage_path.rstrip('/')}/{experiment.name}"
+    storage = open_storage(options.storage_path).child(experiment.name)
     if code != 130:
-        report.summary(place, console)
-    console.print(f"Results: {place}", soft_wrap=True)
+        report.summary(storage, console)
+    console.print(f"Results: {storage.root}", soft_wrap=True)
     return code
 
 
@@ -358,7 +359,6 @@ def _profile(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from analysis import report
     from tune_ablation.models import parse_cell_key
-    from tune_ablation.storage import open_storage
     from tune_ablation.trial import train_alone
 
     depth, head = parse_cell_key(options.arch)
@@ -374,17 +374,17 @@ def _train(options: argparse.Namespace) -> int:
     console = _console()
     prepared = _prepared(experiment, options)
     console.print(f"{options.arch} on {len(prepared.splits['train']):,} images of {experiment.data.dataset}")
+    storage = open_storage(options.storage_path).child(experiment.name)
     train_alone(
         experiment,
         prepared,
-        open_storage(options.storage_path).child(experiment.name),
+        storage,
         threads=options.cpus_per_trial,
         keep_checkpoint=options.keep_checkpoints,
         on_epoch=lambda row: console.print(_epoch_line(row), soft_wrap=True),
     )
-    place = f"{options.storage_path.rstrip('/')}/{experiment.name}"
-    report.summary(place, console)
-    console.print(f"Results: {place}", soft_wrap=True)
+    report.summary(storage, console)
+    console.print(f"Results: {storage.root}", soft_wrap=True)
     return 0
 
 

@@ -54,13 +54,14 @@ class Study:
         self.file = folder / "tiny.toml"
         self.file.write_text(TINY)
         self.storage = folder / "results"
+        self.storage_path = str(self.storage)
         self.results = self.storage / "tiny"
         self._cache = cache
         self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command in a session of its own."""
-        command = [sys.executable, "-m", "tune_ablation", "run", str(self.file), "--storage-path", str(self.storage)]
+        command = [sys.executable, "-m", "tune_ablation", "run", str(self.file), "--storage-path", self.storage_path]
         process = subprocess.Popen(
             [*command, "--cache-dir", str(self._cache), *arguments],
             stdout=subprocess.PIPE,

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import BUCKET
 from tests.runner.conftest import TINY, TRIALS, header, kill_tree, workers
+from tune_ablation.records import load_rows
+from tune_ablation.storage import open_storage
 
 if TYPE_CHECKING:
     from tests.runner.conftest import Study
@@ -184,3 +187,20 @@ def test_a_trial_that_cannot_be_trained_fails_alone_and_is_made_up_for_later(und
     assert code == 0, output + errors
     assert study.records() == whole
     assert not (in_the_way.parent / "failure.json").exists()
+
+
+@pytest.mark.slow
+def test_results_on_s3_are_the_same_and_go_on_the_same(undisturbed: Study, study: Study, s3_options: str) -> None:
+    study.storage_path = f"s3://{BUCKET}/ablations?{s3_options}"
+    process = study.start("--parallel", "2")
+    storage = open_storage(study.storage_path).child("tiny")
+    study.wait_until(lambda: len([name for name in storage.names("trials") if name.endswith("records.jsonl")]) >= 3)
+    kill_tree(process.pid)
+    process.communicate()
+    code, output, errors = study.run("--parallel", "2")
+    assert code == 0, output + errors
+    for key, rows in undisturbed.records().items():
+        content = storage.read(f"trials/{key}/records.jsonl")
+        assert content is not None, key
+        assert [{name: row[name] for name in rows[0]} for row in load_rows(content, key)] == rows
+    assert not [name for name in storage.names("trials") if name.endswith(".pt")]
