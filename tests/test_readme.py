@@ -51,6 +51,8 @@ RUNS = [line for line in commands(README) if line.startswith(("python -m tune_ab
 @pytest.mark.parametrize("line", [line if "small" in line else pytest.param(line, marks=pytest.mark.slow) for line in RUNS])
 def test_run_and_analysis_commands_work(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     words = shlex.split(line)
+    if "analysis" in words and experiment.read(Path(words[-1]).name).data.dataset == "tiny-imagenet":
+        request.getfixturevalue("tiny_imagenet_part")  # without it there was no run to analyse
     if "run" in words:
         asked = experiment.read(words[words.index("run") + 1])
         line += "".join(f" --set {shlex.quote(setting)}" for setting in SHORT)

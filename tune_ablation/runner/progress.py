@@ -36,7 +36,8 @@ class Board:
         self._epochs_now: dict[str, int] = {}  # epochs done by the running trials
         self._epoch_seconds: dict[str, list[float]] = defaultdict(list)
         self._started = time.monotonic()
-        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=2, transient=True)
+        self._training_since: float | None = None  # starting Ray and its workers says nothing of how long the rest will take
+        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Board:
         if self._console.is_terminal:
@@ -53,6 +54,8 @@ class Board:
 
     def on_epoch(self, trial: plan.Trial, result: Mapping[str, Any]) -> None:
         """An epoch of a running trial is done."""
+        if self._training_since is None:
+            self._training_since = time.monotonic() - result["epoch_seconds"]
         self._epochs_now[trial.key] = result["epoch"]
         self._epoch_seconds[trial.cell.key].append(result["epoch_seconds"])
 
@@ -74,7 +77,7 @@ class Board:
     def _time_left(self) -> float | None:
         """Seconds until the end, from the mean epoch time of each cell and how many trials ran at once so far; None so far unknown."""
         seconds = {cell: sum(times) / len(times) for cell, times in self._epoch_seconds.items()}
-        if not seconds:
+        if self._training_since is None:
             return None
         typical = sum(seconds.values()) / len(seconds)
         left = 0.0
@@ -83,11 +86,12 @@ class Board:
             open_trials = [key for key in keys if key not in self._searcher.results]
             epochs = len(open_trials) * cell.recipe.epochs - sum(self._epochs_now.get(key, 0) for key in open_trials)
             left += epochs * seconds.get(cell.key, typical)
-        elapsed = time.monotonic() - self._started
+        elapsed = time.monotonic() - self._training_since
         trained = sum(sum(times) for times in self._epoch_seconds.values())
         return left * elapsed / trained
 
-    def _draw(self) -> Group:
+    def render(self) -> Group:
+        """The live view as it is now."""
         experiment, searcher = self._experiment, self._searcher
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("cell", no_wrap=True)
