@@ -177,7 +177,7 @@ def _one_of_each(run: Run) -> Iterable[Finding]:
             continue
         found = run.epochs.group_by(column).agg(pl.col("trial").n_unique()).drop_nulls().sort(column).rows()
         if len(found) > 1:
-            listed = ", ".join(f"{name}: {count(count, 'trial')}" for name, count in found)
+            listed = ", ".join(f"{name}: {count(trials, 'trial')}" for name, trials in found)
             yield Finding(code, True, (), f"trials ran on more than one {column} ({listed})")
 
 

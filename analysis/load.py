@@ -131,7 +131,8 @@ def load_run(storage: Storage, names: Iterable[str]) -> Run:
     names = list(names)
     header, experiment = _header(storage)
     planned = _plan(experiment)
-    expected = {row["trial"]: {"experiment": experiment.name, **row} for row in planned.iter_rows(named=True)}
+    common = {"experiment": experiment.name, "epochs": experiment.recipe.epochs}
+    expected = {row["trial"]: {**common, **row} for row in planned.iter_rows(named=True)}
     record_files = {name: key for name in names if (key := _trial_of(name, RECORDS_FILE)) is not None}
     failure_files = {name: key for name in names if (key := _trial_of(name, FAILURE_FILE)) is not None}
     if not record_files and not failure_files:
@@ -237,7 +238,7 @@ def _check(rows: list[dict[str, Any]], expected: Mapping[str, Any], schema: Sche
         for column, value in expected.items():
             if row[column] != value:
                 raise RecordsError(f"line {line}: foreign: {column} is {row[column]!r}, its place says {value!r}")
-        for column in ("lr", "seed", "epochs"):
+        for column in ("lr", "seed"):
             if row[column] != rows[0][column]:
                 raise RecordsError(f"line {line}: {column} is {row[column]!r}, {rows[0][column]!r} on line 1")
         if line < len(rows) and (row["diverged"] or line >= row["epochs"]):

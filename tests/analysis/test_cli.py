@@ -72,3 +72,15 @@ def test_an_unreadable_experiment_beside_a_good_one_is_named(make_folder: MakeFo
     assert main([str(good.path.parent)]) == 0
     flat = "".join(capsys.readouterr().out.split())
     assert f"Leftout:{empty.path}:norecordsinit" in flat
+
+
+def test_another_metric_and_all_pairs(full: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "--metric", "test_loss_best", "--all-pairs", str(full.path)]) == 0
+    (experiment,) = json.loads(capsys.readouterr().out)["experiments"]
+    assert experiment["quantity"] == {"name": "test_loss_best", "higher_is_better": False}
+    assert [row["quantity"] for row in experiment["contrasts"]] == ["test_loss_best"]
+
+
+def test_an_unknown_metric_is_one_line(full: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--metric", "accuracy", str(full.path)]) == 2
+    assert capsys.readouterr().err.startswith("error: --metric: given 'accuracy', allowed: train_loss_final, ")

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from analysis import load, report
-from analysis.analyse import analyse
-from analysis.as_json import EXPERIMENT_FIELDS, as_json
+from analysis import report
+from analysis.words import label
 from tune_ablation.storage import open_storage
 
 if TYPE_CHECKING:
@@ -138,17 +137,45 @@ def test_a_storage_serves_as_well_as_a_path(full: Folder) -> None:
     assert console.file.getvalue() == printed(full)
 
 
-def test_json_holds_the_same_numbers(full: Folder) -> None:
-    (run,) = load.load([str(full.path)]).runs
-    printable = json.loads(json.dumps(as_json([analyse(run)], []), allow_nan=False))
-    (found,) = printable["experiments"]
-    assert set(found) == set(EXPERIMENT_FIELDS)
-    assert found["chance"] == {"acc1": 10.0, "acc5": 50.0}
-    assert found["target"] == {"value": pytest.approx(36.9), "metric": "test_acc1", "trials": 3}
-    assert found["progress"] == {"planned": 10, "finished": 10}
-    cell = found["cells"][1]
-    assert cell["levels"] == {"depth": 18, "head": "maxpool"}
-    final = cell["summaries"]["test_acc1_final"]
-    assert (final["mean"], final["sd"]) == (pytest.approx(36), pytest.approx(1))
-    assert cell["epochs_to_target"] == {"median": None, "above": 4, "reached": 1, "of": 3}
-    assert cell["search"] == {"planned": 2, "finished": 2, "diverged": 0, "failed": 0}
+def test_the_verdict_comes_first_in_a_sentence_a_claim(make_folder: MakeFolder) -> None:
+    claim = {"text": "Origin is better.", "metric": "test_acc1", "better": {"head": "origin"}, "than": {"head": "maxpool"}}
+    folder = make_folder(claims=[claim], confirm={"seeds": [0, 1, 2, 3, 4]})
+    folder.confirm(ORIGIN, [40.0, 41.2, 42.1, 40.4, 41.0])
+    folder.confirm(MAXPOOL, [35.0, 36.0, 37.0, 35.5, 36.2])
+    paragraphs = [" ".join(part.split()) for part in printed(folder).split("\n\n")]
+    assert paragraphs[1].startswith(f"SUPPORTED: Origin is better ({ORIGIN} - {MAXPOOL}, final test acc@1: 5 [4.")
+    assert "Verdict: 1 supported, 0 refuted, 0 inconclusive." in paragraphs[1]
+    flat = " ".join(paragraphs)
+    order = [flat.index(part) for part in ("SUPPORTED", "Rests on", "macro-F1", "Contrasts in final test acc@1", "Audit:", "Missing")]
+    assert order == sorted(order)
+    assert "these verdicts rest on seed noise being near normal" in flat
+    assert "worse" in flat
+
+
+def test_an_experiment_without_claims_says_so(full: Folder) -> None:
+    assert "makes no claim" in " ".join(printed(full).split())
+
+
+def test_crossovers_and_effects_are_told(make_folder: MakeFolder) -> None:
+    folder = make_folder(grid={"depth": [18, 50], "head": ["origin", "maxpool"]}, confirm={"seeds": [0, 1, 2, 3, 4, 5]})
+    for place, cell in enumerate(folder.experiment.cells()):
+        for seed in range(6):
+            bit = 0.1 * (seed * (place + 1) % 5)
+            folder.add(cell.key, "confirm", seed, {"test_acc1": [30 - 5 * place + bit, 30 + bit, 31 + bit, 30 + 5 * place + bit]})
+    flat = " ".join(printed(folder).split())
+    assert "Effects on final test acc@1" in flat
+    assert "Crossover in test acc@1: resnet18_origin is ahead up to epoch 1, resnet18_maxpool from epoch 4 on" in flat
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [
+        ("test_acc1_final", "final test acc@1"),
+        ("gap_loss_mean", "mean gap in loss"),
+        ("gap_acc1_largest", "largest gap in acc@1"),
+        ("epochs_to_target", "epochs to target"),
+        ("train_eval_f1_best", "best train eval macro-F1"),
+    ],
+)
+def test_quantities_in_words(quantity: str, expected: str) -> None:
+    assert label(quantity) == expected

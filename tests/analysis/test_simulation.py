@@ -39,13 +39,25 @@ def test_intervals_cover_the_true_difference(n: int) -> None:
     assert covered["share"].is_between(0.93, 0.97).all(), covered
 
 
+def false_verdicts(n: int, experiments: int) -> float:
+    """The share of families without any true difference in which something is called better or worse."""
+    found = simulated(n, {}, seed=100 + n, experiments=experiments)
+    share = found.group_by("experiment").agg((pl.col("verdict") != "inconclusive").any().alias("any"))["any"].mean()
+    assert isinstance(share, float)
+    return share
+
+
 @pytest.mark.parametrize("n", [5, 8, 12])
 def test_no_true_difference_gives_a_verdict_in_at_most_one_family_of_twenty(n: int) -> None:
-    # The rate is just below what is allowed, by design: over 2,000 families alone its standard error is half a percent.
-    found = simulated(n, {}, seed=100 + n, experiments=25 * EXPERIMENTS)
-    false = found.group_by("experiment").agg((pl.col("verdict") != "inconclusive").any().alias("any"))["any"].mean()
-    assert isinstance(false, float)
-    assert 0.02 < false <= 0.05  # near what is allowed, so that power is not given away
+    # The rate is just below what is allowed, by design, so that no power is given away: chance alone may put 2,000 families above it.
+    standard_error = (0.05 * 0.95 / EXPERIMENTS) ** 0.5
+    assert 0.02 < false_verdicts(n, EXPERIMENTS) <= 0.05 + 2 * standard_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [5, 8, 12])
+def test_no_true_difference_gives_a_verdict_in_at_most_one_family_of_twenty_over_many(n: int) -> None:
+    assert 0.04 < false_verdicts(n, 50 * EXPERIMENTS) <= 0.05
 
 
 @pytest.mark.parametrize("n", [5, 8, 12])

@@ -120,14 +120,14 @@ def test_exchanging_the_cells_turns_the_sign_and_nothing_else(pairs: list[tuple[
     assert after["mean"] == pytest.approx(-before["mean"])
 
 
-@settings(deadline=None, max_examples=20)  # statsmodels takes a tenth of a second
+@settings(deadline=None, max_examples=8)  # statsmodels takes a tenth of a second
 @given(PROBABILITIES)
 def test_holm_is_statsmodels(p: list[float]) -> None:
     found = statistics.holm(pl.DataFrame({"p": p}), "p")["p_holm"].to_list()
     assert found == pytest.approx(multipletests(p, method="holm")[1])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(PROBABILITIES, PROBABILITIES)
 def test_holm_adjusts_each_family_alone_and_leaves_nulls_out(first: list[float], second: list[float]) -> None:
     frame = pl.DataFrame({"family": ["a"] * len(first) + ["b"] * (len(second) + 1), "p": [*first, *second, None]})
