@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,8 +32,11 @@ RAYS_OWN = frozenset(
 )
 """Numbers that Ray itself writes into every result; none of them is a metric."""
 
-BATCH_BYTES = 64_000_000
+BATCH_BYTES = 32_000_000
 """Text parsed at once: parsing is fast in large pieces, memory small in small ones."""
+
+PARSERS = 2
+"""Pieces parsed at once, while the next are read: polars parses one piece in one thread, and lets Python go on meanwhile."""
 
 _NOT_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b')
 _CONFIG = b'"config": '
@@ -103,13 +106,12 @@ def load_ray(storage: Storage, names: Sequence[str], columns: Columns) -> Run:
         raise UserError(f"{storage.root}: --epoch-column: given {columns.epoch!r}, which no result has, allowed: {allowed}")
     wanted = {name: name for name in metrics} | {"epoch": columns.epoch, "epoch_seconds": columns.seconds}
     curves, configs, wrong = reader.rows(wanted, sample)
-    problems = [Problem(name, what, _folder(name) or storage.root) for name, what in wrong.items()]
+    problems = [Problem(files[place], what, _folder(files[place]) or storage.root) for place, what in wrong.items()]
     needed = [*columns.cells, *filter(None, (columns.seed,))]
     found: dict[str, _Found] = {}
-    for file in files:
-        params = configs.get(file, {})
+    for file, params in zip(files, configs, strict=True):
         if not params or any(_get(params, name) is None for name in needed):
-            params = {**reader.first_row(file), **params, **_params(storage, file, problems)}
+            params = {**reader.first_row(file), **params, **_params(storage, file, problems)}  # noqa: PLW2901 - completed
         levels = {factor: _level(_get(params, factor)) for factor in columns.cells}
         seed = _get(params, columns.seed) if columns.seed else None
         stage = "search" if columns.seed is None else "confirm"
@@ -227,30 +229,29 @@ def cell_key(levels: Mapping[str, Level]) -> str:
 def _run(where: str, design: Design, found: Mapping[str, _Found], curves: pl.DataFrame, problems: list[Problem]) -> Run:
     """Put what was read into the frames that our own records come as."""
     seeds = _seed_numbers([one.seed for one in found.values()])
-    rows, left_out = [], set()
+    rows = []
     taken: dict[tuple[str, str, int | None], str] = {}
     counts: dict[tuple[str, str], int] = {}
-    for file, one in found.items():
+    for place, (file, one) in enumerate(found.items()):
         cell = cell_key(one.levels)
         seed = seeds.get(_named(one.seed)) if one.seed is not None else None
         key = (cell, one.stage, seed)
         if seed is not None and key in taken and one.stage == "confirm":
             problems.append(Problem(file, f"has the cell and seed of {taken[key]}: give --cells or --seed-column that tell them apart"))
-            left_out.add(file)
             continue
         taken[key] = one.trial
         number = counts[cell, one.stage] = counts.get((cell, one.stage), -1) + 1
         number = seed if seed is not None and one.stage == "confirm" else number
-        rows.append({"file": file, "trial": one.trial, "cell": cell, "stage": one.stage, "number": number, "seed": seed, "lr": one.lr})
-    schema = {name: FIXED_TYPES[name] for name in ("trial", "cell", "stage", "number", "seed", "lr")}
-    trials = pl.DataFrame(rows, {"file": pl.String, **schema}).with_row_index("order")
+        rows.append((place, one.trial, cell, one.stage, number, seed, one.lr))
+    schema = {"file": pl.Int64} | {name: FIXED_TYPES[name] for name in ("trial", "cell", "stage", "number", "seed", "lr")}
+    trials = pl.DataFrame(rows, schema, orient="row")
+    of, epoch = pl.col("file"), pl.col("epoch")
     epochs = (
-        curves.filter(~pl.col("file").is_in(list(left_out)))
-        .join(trials, on="file")
-        .sort("order", "epoch", maintain_order=True)
-        .filter(((pl.col("order") != pl.col("order").shift(-1)) | (pl.col("epoch") != pl.col("epoch").shift(-1))).fill_null(value=True))
-        .with_columns(pl.col("epoch").max().over("order").alias("epochs"))
-        .drop("order", "file")
+        curves.sort(of, epoch, maintain_order=True)
+        .filter(((of != of.shift(-1)) | (epoch != epoch.shift(-1))).fill_null(value=True))
+        .with_columns(epoch.max().over("file").alias("epochs"))
+        .join(trials, on="file", maintain_order="left")
+        .drop("file")
     )
     plan = trials.select("trial", "cell", "stage", "number")
     if not epochs.height:
@@ -296,7 +297,7 @@ class _RowReader:
     def _read(self, file: str) -> bytes:
         return read(self._storage, file) or b""
 
-    def rows(self, wanted: Mapping[str, str], sample: Mapping[str, Any]) -> tuple[pl.DataFrame, dict[str, Any], dict[str, str]]:
+    def rows(self, wanted: Mapping[str, str], sample: Mapping[str, Any]) -> tuple[pl.DataFrame, list[dict[str, Any]], dict[int, str]]:
         """All rows.
 
         Args:
@@ -304,30 +305,30 @@ class _RowReader:
             sample: any row, which tells a key with a slash in it from a path.
 
         Returns:
-            ``file``, the columns wanted (numbers; null where missing or not finite) and ``diverged``; the config that a file's first row
-            repeats, by file; what is wrong with a file, by file.
+            ``file`` (its place among the files), the columns wanted (numbers; null where missing or not finite) and ``diverged``; the
+            config that each file's first row repeats; what is wrong with a file, by its place.
         """
         parser = _Parser({name: (path,) if path in sample else tuple(path.split("/")) for name, path in wanted.items()})
-        wrong: dict[str, str] = {}
-        configs: dict[str, Any] = {}
-        batch: list[tuple[str, bytes]] = []
+        wrong: dict[int, str] = {}
+        configs: list[dict[str, Any]] = []
+        batch: list[tuple[int, bytes]] = []
         size = 0
-        with ThreadPoolExecutor(READERS) as readers:
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(PARSERS) as parsers:
             remote = self._storage.folder is None
             contents = readers.map(self._try_read, self._files) if remote else map(self._try_read, self._files)
-            frames: list[pl.DataFrame] = []
-            for file, content in zip(self._files, contents, strict=True):
+            frames: list[Future[pl.DataFrame]] = []
+            for file, content in enumerate(contents):
+                configs.append({} if isinstance(content, str) else _config(content))
                 if isinstance(content, str):
                     wrong[file] = content
                     continue
-                configs[file] = _config(content)
                 batch.append((file, content))
                 size += len(content)
                 if size > BATCH_BYTES:
-                    frames.append(parser.parse(batch, wrong))
+                    frames.append(parsers.submit(parser.parse, batch, wrong))
                     batch, size = [], 0
-            frames.append(parser.parse(batch, wrong))
-            return pl.concat(frames), configs, wrong
+            frames.append(parsers.submit(parser.parse, batch, wrong))
+            return pl.concat([frame.result() for frame in frames]), configs, wrong
 
     def _try_read(self, file: str) -> bytes | str:
         try:
@@ -371,8 +372,8 @@ class _Parser:
             place[path[-1]] = pl.Float64()
         self._read_schema = {name: _struct(value) for name, value in tree.items()}
 
-    def parse(self, batch: Sequence[tuple[str, bytes]], wrong: dict[str, str]) -> pl.DataFrame:
-        """Parse files together; if that fails, each alone, and by Python where it still fails."""
+    def parse(self, batch: Sequence[tuple[int, bytes]], wrong: dict[int, str]) -> pl.DataFrame:
+        """Parse files, given by number and content, together; where that fails without their NaN; where it still fails by Python."""
         files = [file for file, _ in batch]
         whole = [_whole_lines(content) for _, content in batch]
         frame = self._fast(files, whole)
@@ -385,23 +386,23 @@ class _Parser:
         if frame is not None:
             return self._finish(frame, strange, batch)
         rows = [row for file, content in batch for row in self._slowly(file, content, wrong)]
-        return self._finish(pl.DataFrame(rows, {**self._schema, "file": pl.String}, strict=False), strange, batch)
+        return self._finish(pl.DataFrame(rows, {**self._schema, "file": pl.Int64}, strict=False), strange, batch)
 
-    def _fast(self, files: Sequence[str], contents: Sequence[bytes]) -> pl.DataFrame | None:
+    def _fast(self, files: Sequence[int], contents: Sequence[bytes]) -> pl.DataFrame | None:
         """All files as one text; None where that is not a table line by line."""
         lines = np.array([content.count(b"\n") for content in contents])
         if not lines.sum():
-            return pl.DataFrame(schema={**self._schema, "file": pl.String})
+            return pl.DataFrame(schema={**self._schema, "file": pl.Int64})
         try:
             frame = pl.read_ndjson(b"".join(contents), schema=self._read_schema)
         except pl.exceptions.PolarsError:
             return None
         if frame.height != lines.sum():
             return None
-        file = pl.Series("file", files, pl.String).gather(pl.Series(np.repeat(np.arange(len(files), dtype=np.uint32), lines)))
+        file = pl.Series("file", np.repeat(np.array(files, dtype=np.int64), lines))
         return frame.select(_field(path).alias(name) for name, path in self._paths.items()).with_columns(file)
 
-    def _slowly(self, file: str, content: bytes, wrong: dict[str, str]) -> list[dict[str, Any]]:
+    def _slowly(self, file: int, content: bytes, wrong: dict[int, str]) -> list[dict[str, Any]]:
         rows = []
         for number, line in enumerate(content.splitlines(), 1):
             row = _row(line) if line.strip() else {}
@@ -413,7 +414,7 @@ class _Parser:
                     rows.append({**values, "file": file})
         return rows
 
-    def _finish(self, frame: pl.DataFrame, strange: set[str], batch: Sequence[tuple[str, bytes]]) -> pl.DataFrame:
+    def _finish(self, frame: pl.DataFrame, strange: set[int], batch: Sequence[tuple[int, bytes]]) -> pl.DataFrame:
         """Add ``diverged`` where a metric in a file's last row is no finite number; epochs as whole numbers."""
         contents = dict(batch)
         metrics = [path for name, path in self._paths.items() if name not in {"epoch", "epoch_seconds"}]
@@ -509,10 +510,10 @@ def load_logs(storage: Storage, names: Sequence[str]) -> Run:
         seed, lr = _SEED.search(stem), _LR.search(text)
         arch = {"cell": _log_arch(stem, text)}
         found[name] = _Found(name, {}, arch, "confirm", int(seed[1]) if seed else None, float(lr[1]) if lr else None)
-        rows += [{"file": name, **epoch} for epoch in epochs.values()]
+        rows += [{"file": len(found) - 1, **epoch} for epoch in epochs.values()]
     if not found:
         raise UserError(f"{storage.root}: no results here: no log of imagenet/main.py with a whole epoch in it")
-    schema = {"file": pl.String, "epoch": pl.Int64, "epoch_seconds": pl.Float64, "diverged": pl.Boolean}
+    schema = {"file": pl.Int64, "epoch": pl.Int64, "epoch_seconds": pl.Float64, "diverged": pl.Boolean}
     curves = pl.DataFrame(rows, {**schema, **dict.fromkeys(LOG_METRICS, pl.Float64)})
     found = _with_factors(found)
     cells = {cell_key(one.levels): one.levels for one in found.values()}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis import audit, claims, compare
+from analysis import audit, claims, compare, statistics
 from analysis.analyse import Analysis, analyse
 from analysis.load import load
 from analysis.run import Run
@@ -24,6 +24,7 @@ WIDTH = 80
 """The narrowest terminal that the tables are laid out for."""
 
 NONE = "-"
+_NORMALITY = "With so few seeds the exact test could never decide: these verdicts rest on seed noise being near normal."
 MARK = "*"
 """Stands behind the name of a cell that the audit has something serious to say of."""
 
@@ -86,7 +87,10 @@ def _verdict(found: Analysis) -> list[str]:
     counts = ", ".join(f"{sum(ruling.verdict == verdict for ruling in found.claims)} {verdict}" for verdict in claims.VERDICTS)
     tested = sum(ruling.p is not None for ruling in found.claims)
     together = f" p values are Holm-adjusted over the {tested} claims tested; [ ] are 95 % intervals over seeds." if tested else ""
-    return [*lines, f"Verdict: {counts}.{together}"]
+    ruled = [ruling for ruling in found.claims if ruling.p is not None and ruling.verdict != claims.INCONCLUSIVE]
+    seeds = [figure.n for ruling in ruled for figure in ruling.figures if figure.n is not None]
+    unsure = f" {_NORMALITY}" if seeds and not statistics.exact_can_decide(min(seeds), tested) else ""
+    return [*lines, f"Verdict: {counts}.{together}{unsure}"]
 
 
 def _chance(run: Run, guesses: int) -> float | None:
@@ -215,7 +219,7 @@ def _show_contrasts(found: Analysis, console: Console, width: int) -> None:
         "Need: seeds that would decide at the effect seen, 4 times in 5.",
     )
     if contrasts.filter((pl.col("verdict") != "inconclusive") & pl.col("rests_on_normality")).height:
-        _say(console, "With so few seeds the exact test could never decide: these verdicts rest on seed noise being near normal.")
+        _say(console, _NORMALITY)
 
 
 def _show_effects(found: Analysis, console: Console, width: int) -> None:

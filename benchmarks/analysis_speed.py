@@ -72,8 +72,8 @@ def _row(config: dict[str, Any], trial_id: str, epoch: int, draw: random.Random)
     }
 
 
-def measure(code: str, folder: Path) -> tuple[float, float]:
-    """Wall-clock seconds and peak MiB of a fresh interpreter that runs the code."""
+def measure(code: str, folder: Path) -> tuple[float, float, float]:
+    """Wall-clock seconds, CPU seconds and peak MiB of a fresh interpreter that runs the code."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.DEVNULL, env=environment)
@@ -81,7 +81,7 @@ def measure(code: str, folder: Path) -> tuple[float, float]:
     seconds = time.perf_counter() - started
     if status:
         raise SystemExit(f"failed with status {status}: {code}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -92,19 +92,18 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="the fastest of so many runs counts (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        print(f"{'trials':>7} {'MB':>6} {'ours':>8} {'peak MiB':>9} {'us/record':>10} {'ray':>8} {'peak MiB':>9} {'times':>6}")
+        heads = ("trials", "MB", "ours", "CPU", "peak MiB", "us/record", "ray", "CPU", "peak MiB", "faster", "by CPU")
+        print(" ".join(f"{head:>9}" for head in heads))
         for trials in options.trials:
             folder = (options.folder or Path(temporary)) / f"ray-{trials}"
             if not folder.exists():
                 write_folder(folder, trials)
             size = sum(file.stat().st_size for file in folder.rglob("result.json")) / 1e6
-            ours, ours_memory = min(measure(OURS, folder) for _ in range(options.repeat))
-            rays, rays_memory = min(measure(RAYS, folder) for _ in range(options.repeat))
-            each = 1e6 * ours / (trials * EPOCHS)
-            print(
-                f"{trials:7} {size:6.0f} {ours:7.2f}s {ours_memory:9.0f} {each:10.2f} {rays:7.2f}s {rays_memory:9.0f} {rays / ours:5.1f}x",
-                flush=True,
-            )
+            ours = min(measure(OURS, folder) for _ in range(options.repeat))
+            rays = min(measure(RAYS, folder) for _ in range(options.repeat))
+            each = 1e6 * ours[0] / (trials * EPOCHS)
+            figures = (size, *ours, each, *rays, rays[0] / ours[0], rays[1] / ours[1])
+            print(f"{trials:9}", *(f"{figure:9.2f}" for figure in figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
-import runpy
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,24 +91,16 @@ def test_rays_own_example_from_the_command_line(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("example", "metric"), [("tune_basic_example", "mean_loss"), ("async_hyperband_example", "mean_loss"), ("logging_example", "loss")]
-)
-def test_rays_examples_as_they_run_today(
-    example: str, metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", [example, "--smoke-test"])
-    try:
-        runpy.run_module(f"ray.tune.examples.{example}", run_name="__main__")
-    finally:
-        ray.shutdown()
+@pytest.mark.parametrize("example", ["tune_basic_example", "async_hyperband_example", "logging_example"])
+def test_rays_examples_as_they_run_today(example: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", f"ray.tune.examples.{example}", "--smoke-test"]
+    subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, cwd=tmp_path, capture_output=True, check=True)
     (folder,) = (tmp_path / "ray_results").iterdir()
-    run = read(folder, metrics=(metric,))
+    run = read(folder, metrics=("mean_loss",))
     for trial in folder.glob("*/"):
         lines = (trial / "result.json").read_text().splitlines()
-        assert run.epochs.filter(pl.col("trial") == trial.name)[metric].to_list() == [json.loads(line)[metric] for line in lines]
+        assert run.epochs.filter(pl.col("trial") == trial.name)["mean_loss"].to_list() == [json.loads(line)["mean_loss"] for line in lines]
     assert run.problems == ()
 
 
