@@ -34,7 +34,8 @@ def commands(text: str) -> list[str]:
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command line with this interpreter's programs first on the path."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TUNE_ABLATION_CACHE": str(folder / "cache")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}  # these tests run under make
+    environment = inherited | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TUNE_ABLATION_CACHE": str(folder / "cache")}
     return subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280)
 
 
