@@ -181,7 +181,7 @@ def test_every_package_on_a_node_is_pinned(config: dict[str, Any], pins: dict[st
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{requirement} is not in constraints.txt"
         assert pins[name] in requirement.specifier, f"constraints.txt: {name}=={pins[name]}, wanted: {requirement}"
-        assert "+" not in pins[name], f"{name}=={pins[name]} is not on PyPI, where nodes install from"
+        assert "+" not in pins[name], f"{name}=={pins[name]} is not in the index that nodes install from"
         for extra in ("", *requirement.extras):
             if (name, extra) in seen:
                 continue
