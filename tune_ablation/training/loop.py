@@ -14,7 +14,7 @@ from torch.nn import functional
 from tune_ablation.data.batches import Batches
 from tune_ablation.models import Cell as CellSpec
 from tune_ablation.models import build_model
-from tune_ablation.records import EVALUATED, METRICS, EpochRecord, Stage
+from tune_ablation.records import EVALUATED, METRICS, EpochRecord, Stage, is_finished
 from tune_ablation.seeds import derived_seed
 from tune_ablation.training.metrics import Meter
 from tune_ablation.training.schedules import ScheduleSpec, learning_rate_factor
@@ -123,7 +123,7 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done, or training diverged."""
-        return bool(self.rows) and (self.rows[-1]["diverged"] or len(self.rows) >= self.spec.recipe.epochs)
+        return is_finished(self.rows)
 
     def run_epoch(self) -> EpochRecord:
         """Train one epoch, evaluate every split in eval mode, and return (and keep) the record."""
