@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint types unit test-slow clean
+.PHONY: help quickstart test lint types unit test-slow browser clean
 
 help:
 	@echo "make quickstart   set up, then run the quickstart: six cells, 36 trials, about two minutes"
 	@echo "make test         set up, then lint, type check and the default tests"
 	@echo "make test-slow    the tests that take longer"
+	@echo "make browser      install Chromium (Debian, Ubuntu; as root), for the tests of the HTML report"
 	@echo "make clean        remove the virtual environment and caches, never results"
 
 quickstart: $(VENV)/ready
@@ -29,6 +30,9 @@ unit: $(VENV)/ready-dev
 
 test-slow: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -m slow
+
+browser:
+	command -v chromium || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=...")'

@@ -5,15 +5,17 @@ import io
 import json
 import os
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from analysis import report
-from analysis.analyse import analyse
+from analysis.analyse import Analysis, analyse
 from analysis.as_json import as_json
 from analysis.foreign import Columns
 from analysis.load import load
 from tune_ablation.errors import UserError
+from tune_ablation.storage import open_storage
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         "imagenet/main.py or a folder of such; a path or a URI (s3://bucket/results)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="write the report there too: report.html (one file, opens offline), report.md, its figures as PNG and SVG, epochs.parquet, "
+        "trials.parquet, cells.csv; a path or a URI",
+    )
     parser.add_argument(
         "--metric",
         action="append",
@@ -80,6 +88,7 @@ def _run(arguments: argparse.Namespace) -> None:
     results = load(arguments.results, _columns(arguments))
     metric = arguments.metric[0] if arguments.metric else None
     found = [analyse(run, metric if run.experiment is not None else None, every_pair=arguments.all_pairs) for run in results.runs]
+    written = _write(found, results.unreadable, arguments.out) if arguments.out is not None else ""
     if arguments.json:
         print(json.dumps(as_json(found, results.unreadable), indent=2, allow_nan=False))
         return
@@ -88,4 +97,12 @@ def _run(arguments: argparse.Namespace) -> None:
     console = Console()
     with console.capture() as captured:  # rich would leave with an exit code of its own where the reader has gone
         report.show_all(found, results.unreadable, console)
-    sys.stdout.write(captured.get())
+    sys.stdout.write(captured.get() + written)
+
+
+def _write(found: Sequence[Analysis], unreadable: Sequence[str], out: str) -> str:
+    from analysis import export  # drawing takes a second to load: only who asks for it waits
+
+    storage = open_storage(out)
+    files = export.write(found, unreadable, storage)
+    return f"Report: {storage.where('report.html')} and {len(files) - 1} files beside it.\n"

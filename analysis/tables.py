@@ -10,8 +10,7 @@ from analysis.analyse import Analysis
 from analysis.curves import quantities
 from analysis.sentences import NORMALITY
 from analysis.words import NONE, count, label, p_value, spread
-from tune_ablation.claims import COSTS
-from tune_ablation.records import STAGES
+from tune_ablation.records import COSTS, STAGES
 
 MARK = "*"
 """Stands behind the name of a cell that the audit has something serious to say of."""

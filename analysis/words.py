@@ -38,3 +38,8 @@ def spread(figures: Mapping[str, float | None], digits: int) -> str:
 def after(separator: str, text: str) -> str:
     """The text behind its separator; nothing where there is no text."""
     return f"{separator}{text}" if text else ""
+
+
+def capitalised(text: str) -> str:
+    """The text with a capital to begin with, the rest as it is."""
+    return text[:1].upper() + text[1:]
