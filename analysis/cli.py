@@ -14,7 +14,7 @@ from analysis.analyse import Analysis, analyse
 from analysis.as_json import as_json
 from analysis.foreign import Columns
 from analysis.load import load
-from tune_ablation.errors import UserError
+from tune_ablation.errors import Parser, UserError
 from tune_ablation.storage import open_storage
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune-ablation-analysis", description="Say what the results of experiments mean.")
+    parser = Parser(prog="tune-ablation-analysis", description="Say what the results of experiments mean.")
     parser.add_argument(
         "results",
         nargs="+",

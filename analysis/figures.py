@@ -151,7 +151,9 @@ def _forest_panel(drawing: _Drawing, contrasts: pl.DataFrame, title: str) -> Pan
         opacity=_shown(1.0, 0.15),
     )
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color=INK, strokeDash=[3, 3]).encode(x="zero:Q")
-    interval = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q", title="difference"), x2="high:Q", color=drawing.colour())
+    interval = base.mark_rule(strokeWidth=2.5).encode(
+        x=alt.X("low:Q", title="difference", axis=alt.Axis(tickCount=8)), x2="high:Q", color=drawing.colour()
+    )
     point = base.mark_point(filled=True, size=110, opacity=1).encode(x="mean:Q", color=drawing.colour(), shape=drawing.symbol())
     named = base.mark_text(align="left", dx=5, dy=-13, fontSize=11, color=INK).encode(x=alt.value(0), text="name:N")
     return Panel(title, alt.LayerChart(layer=[zero, interval, point, named]).add_params(_picked()))

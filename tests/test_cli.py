@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,63 +38,6 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return printed.err
 
 
-BROKEN = "name = 'x'\n[grid\n"
-BAD_FILES = {
-    "broken TOML": (BROKEN, "not valid TOML"),
-    "no grid": ("name = 'x'\n", "grid: missing"),
-    "empty grid": ("name = 'x'\n[grid]\n", "grid: given no factor"),
-    "a factor without levels": ("name = 'x'\n[grid]\ndepth = []\n", "grid.depth: given no level"),
-    "unknown key": ("name = 'x'\nfoo = 1\n[grid]\ndepth = [18]\n", "unknown key 'foo'"),
-    "unknown head": ("name = 'x'\n[grid]\nhead = ['avgpool']\n", "allowed: origin, maxpool, dropout"),
-    "unknown depth": ("name = 'x'\n[grid]\ndepth = [20]\n", "allowed: 18, 34, 50, 101, 152"),
-    "low above high": ("name = 'x'\n[grid]\ndepth = [18]\n[search]\nlr = { low = 1.0, high = 0.1 }\n", "low = 1 must be below high = 0.1"),
-    "a test objective": ("name = 'x'\n[grid]\ndepth = [18]\n[search]\nobjective = 'test_acc1'\n", "never used to choose"),
-}
-
-
-@pytest.mark.parametrize(("content", "says"), BAD_FILES.values(), ids=BAD_FILES.keys())
-def test_a_bad_experiment_file_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, says: str) -> None:
-    path = tmp_path / "bad.toml"
-    path.write_text(content)
-    line = refusal(capsys, "run", str(path), "--storage-path", str(tmp_path / "results"))
-    assert says in line
-    assert str(path) in line
-    assert not (tmp_path / "results").exists()
-
-
-BAD_COMMANDS = {
-    "unknown experiment": (["run", "nope"], "depth_x_head, depth_x_head_small, quickstart"),
-    "missing file": (["run", "nope.toml"], "no such experiment file"),
-    "unknown command": (["rnu"], "choose from"),
-    "no experiment": (["run"], "EXPERIMENT"),
-    "unknown flag": (["run", "quickstart", "--gpu", "1", "--foo"], "--foo"),
-    "parallel 0": (["run", "quickstart", "--parallel", "0"], "whole numbers from 1"),
-    "parallel x": (["run", "quickstart", "--parallel", "x"], "--parallel"),
-    "negative GPUs": (["run", "quickstart", "--gpus-per-trial", "-1"], "--gpus-per-trial"),
-    "one and a half GPUs": (["run", "quickstart", "--gpus-per-trial", "1.5"], "a fraction of one GPU, or a whole number"),
-    "no value to set": (["run", "quickstart", "--set", "recipe.epochs"], "key.path=value"),
-    "wrong value to set": (["run", "quickstart", "--set", "recipe.epochs=many"], "recipe.epochs"),
-    "data missing": (["run", "depth_x_head"], "data download"),
-    "data nowhere": (["run", "depth_x_head", "--data", "nowhere.zip"], "nowhere.zip"),
-    "data for drawn images": (["run", "quickstart", "--data", "x.zip"], "synthetic"),
-    "batch too large": (["run", "quickstart", "--set", "recipe.batch_size=5000"], "recipe.batch_size: given 5000, allowed: up to"),
-    "storage not writable": (["run", "quickstart", "--storage-path", "/dev/null/results"], "/dev/null/results"),
-    "storage of no known kind": (["run", "quickstart", "--storage-path", "ftp://x/y"], "ftp"),
-    "no such cluster": (["run", "quickstart", "--address", "127.0.0.1:1"], "no Ray cluster there"),
-    "unknown network": (["train", "-a", "resnet19"], "resnet19"),
-    "negative learning rate": (["train", "-a", "resnet18", "--lr", "-1"], "recipe.lr"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "says"), BAD_COMMANDS.values(), ids=BAD_COMMANDS.keys())
-def test_a_bad_command_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TUNE_ABLATION_CACHE", str(tmp_path / "cache"))
-    assert says in refusal(capsys, *arguments)
-
-
 def test_more_gpus_than_there_are_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -103,14 +45,6 @@ def test_more_gpus_than_there_are_are_refused(capsys: pytest.CaptureFixture[str]
     more = str(torch.cuda.device_count() + 1)
     line = refusal(capsys, "run", "quickstart", "--gpus-per-trial", more, "--cache-dir", str(tmp_path))
     assert f"--gpus-per-trial: given {more}, this machine has {torch.cuda.device_count()}" in line
-
-
-def test_a_truncated_archive_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = tmp_path / "tiny.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tiny-imagenet-200/wnids.txt", "n01\n")
-    path.write_bytes(path.read_bytes()[:-30])
-    assert str(path) in refusal(capsys, "run", "depth_x_head", "--data", str(path), "--cache-dir", str(tmp_path / "cache"))
 
 
 def test_profile_reproduces_the_reports_figures(capsys: pytest.CaptureFixture[str]) -> None:
