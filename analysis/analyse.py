@@ -7,8 +7,8 @@ import polars as pl
 from analysis import audit, claims, compare, crossover, curves, factorial, statistics
 from analysis.design import Design
 from analysis.run import Failure, Run
-from tune_ablation.claims import COSTS
 from tune_ablation.errors import UserError
+from tune_ablation.records import COSTS
 
 SECONDARY = ("test_loss", "test_acc5", "test_f1", "gap_acc1", "gap_loss", "epochs_to_target")
 """What cells are contrasted on besides the metric asked for, as far as there is such a quantity: a second family."""
@@ -35,7 +35,7 @@ class Analysis:
         bands: the same over seeds: ``cell``, ``metric``, ``epoch``, ``n``, ``mean``, ``sd``, ``low``, ``high``.
         reached: share of seeds that reached the target by epoch, from ``curves.reached_by``.
         responses: learning-rate response of every cell, from ``compare.responses``.
-        costs: static figures of every cell, from the run header: ``cell`` and ``tune_ablation.claims.COSTS``; no rows where unknown.
+        costs: static figures of every cell, from the run header: ``cell`` and ``tune_ablation.records.COSTS``; no rows where unknown.
         contrasts: the primary family, from ``compare.contrasts``: one quantity, the pairs asked for.
         secondary: the same pairs on ``SECONDARY``, a family of its own.
         effects: main effects and interactions, from ``factorial.effects``.

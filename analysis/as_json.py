@@ -6,13 +6,24 @@ from typing import Any
 
 import polars as pl
 
-from analysis import audit
+from analysis import audit, together
 from analysis.analyse import Analysis
 from analysis.statistics import as_rows
 from tune_ablation.records import STAGES
 
 SCHEMA = 1
 """Version of what ``--json`` prints; raised when a name goes away or changes its meaning, not when one is added."""
+
+FIELDS = {
+    "schema": "this version",
+    "experiments": "one for each experiment or foreign result: EXPERIMENT_FIELDS",
+    "side_by_side": "every cell of all of them on the metrics that two or more share: cell, source (place among experiments, from 0), "
+    "quantity, n, mean, sd, low, high, epochs_least, epochs_most; described, never tested against one another; empty for one experiment "
+    "(analysis.together.side_by_side)",
+    "findings": "the audit of all of them together: code, serious, cells, text (analysis.audit.across)",
+    "unreadable": "what could not be read, a sentence each",
+}
+"""Every field of the whole output and what it holds."""
 
 EXPERIMENT_FIELDS = {
     "experiment": "its name; of foreign results the name of the folder",
@@ -46,10 +57,11 @@ EXPERIMENT_FIELDS = {
 
 
 def as_json(found: Sequence[Analysis], unreadable: Iterable[str]) -> dict[str, Any]:
-    """The whole output: ``schema``, ``experiments``, ``findings`` about all of them together, ``unreadable``."""
+    """The whole output: the fields of ``FIELDS``."""
     return {
         "schema": SCHEMA,
         "experiments": [experiment_json(one) for one in found],
+        "side_by_side": as_rows(together.side_by_side(found)),
         "findings": [asdict(finding) for finding in audit.across([one.run for one in found])],
         "unreadable": list(unreadable),
     }

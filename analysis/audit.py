@@ -1,9 +1,12 @@
 """Everything that would make the comparison unfair, or its figures unsafe."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -11,7 +14,9 @@ from analysis import statistics
 from analysis.design import Design
 from analysis.run import Run
 from analysis.words import count, label
-from tune_ablation.experiment import Experiment
+
+if TYPE_CHECKING:
+    from tune_ablation.experiment import Experiment  # read for its types alone: a folder that is not ours is read without loading pydantic
 
 EDGE = 0.05
 """A best learning rate within this share of its range (in the scale it was drawn in) of an end lies on the edge."""
@@ -135,12 +140,15 @@ def _seeds(cells: pl.DataFrame, design: Design) -> Iterable[Finding]:
 def _still_improving(curves: pl.DataFrame, design: Design) -> Iterable[Finding]:
     sign = 1 if design.metrics[design.primary] else -1
     primary = curves.filter(pl.col("metric") == design.primary)
+    lasts = dict(primary.group_by("cell").agg(pl.col("epoch").max()).iter_rows())
+    earlier_of = {last: min(last - 1, math.floor(last * (1 - LATE_SHARE))) for last in lasts.values()}
+    ends = primary.filter(pl.col("epoch").is_in([*earlier_of, *earlier_of.values()]))
     for cell in design.cells:
-        of_cell = primary.filter(pl.col("cell") == cell)
-        last = of_cell["epoch"].max()
-        if not isinstance(last, int) or last < 2:
+        last = lasts.get(cell, 0)
+        if last < 2:
             continue
-        earlier = min(last - 1, math.floor(last * (1 - LATE_SHARE)))
+        earlier = earlier_of[last]
+        of_cell = ends.filter(pl.col("cell") == cell)
         at = [of_cell.filter(pl.col("epoch") == epoch).select("trial", "value") for epoch in (last, earlier)]
         gains = at[0].join(at[1].rename({"value": "reference"}), on="trial")
         tested = statistics.paired(gains.with_columns(pl.lit(cell).alias("cell")), ["cell"]).to_dicts()

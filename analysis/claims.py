@@ -6,11 +6,13 @@ counts), and *refuted* where any is clearly violated (the smallest p, times the 
 claim's p; it is Holm-adjusted over all claims of the experiment, and rules at 5 %.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -19,7 +21,9 @@ from analysis.curves import curve_names, quantities, quantity
 from analysis.design import Design
 from analysis.statistics import ALPHA
 from analysis.words import label
-from tune_ablation.claims import KINDS, Agree, AllAbove, Bound, Claim, Cost, Crossover, Equivalent, Near, Order, Turns
+
+if TYPE_CHECKING:  # read for its types alone: a folder that is not ours is read without loading pydantic
+    from tune_ablation.claims import Agree, Bound, Claim, Cost, Crossover, Equivalent, Near, Order, Turns
 
 VERDICTS = ("supported", "refuted", "inconclusive")
 SUPPORTED, REFUTED, INCONCLUSIVE = VERDICTS
@@ -117,7 +121,7 @@ class Material:
 def rule(material: Material) -> tuple[Ruling, ...]:
     """Rule on every claim of the design, in its order."""
     claims = material.design.claims
-    evidence = [None if isinstance(claim, AllAbove) else _evidence(claim, material) for claim in claims]
+    evidence = [None if claim.kind == "all_above" else _evidence(claim, material) for claim in claims]
     p = [None if one is None or one.certain else min(one.p_support, one.p_refute) for one in evidence]
     adjusted = statistics.holm(pl.DataFrame({"p": p}, {"p": pl.Float64}), "p")["p_holm"].to_list()
     rulings: list[Ruling] = []
@@ -127,32 +131,27 @@ def rule(material: Material) -> tuple[Ruling, ...]:
 
 
 def _ruling(claim: Claim, evidence: _Evidence, p_holm: float | None) -> Ruling:
-    kind = _kind(claim)
     if evidence.certain is not None:
-        return Ruling(claim.text, kind, evidence.certain, evidence.support, None, None, evidence.figures)
+        return Ruling(claim.text, claim.kind, evidence.certain, evidence.support, None, None, evidence.figures)
     p = min(evidence.p_support, evidence.p_refute)
     refuting = evidence.p_refute < evidence.p_support
     verdict = INCONCLUSIVE if p_holm is None or p_holm > ALPHA else REFUTED if refuting else SUPPORTED
     because = evidence.refute if refuting and evidence.refute else evidence.support
-    return Ruling(claim.text, kind, verdict, because, p, p_holm, evidence.figures)
+    return Ruling(claim.text, claim.kind, verdict, because, p, p_holm, evidence.figures)
 
 
 def _all_above(claim: Claim, above: Sequence[Ruling]) -> Ruling:
     counts = {verdict: sum(ruling.verdict == verdict for ruling in above) for verdict in VERDICTS}
     verdict = REFUTED if counts[REFUTED] else SUPPORTED if counts[SUPPORTED] == len(above) else INCONCLUSIVE
     because = f"of the {len(above)} above, {', '.join(f'{count} {name}' for name, count in counts.items())}"
-    return Ruling(claim.text, _kind(claim), verdict, because, None, None, ())
-
-
-def _kind(claim: Claim) -> str:
-    return next(name for name, kind in KINDS.items() if isinstance(claim, kind))
+    return Ruling(claim.text, claim.kind, verdict, because, None, None, ())
 
 
 def _evidence(claim: Claim, material: Material) -> _Evidence:
     absent = [dict(selector) for _, selector in claim.selectors() if material.design.pick(selector) is None]
     if absent:
         return _Evidence((), certain=INCONCLUSIVE, support=f"this grid has no cell {absent[0]}")
-    return _EVIDENCE[type(claim)](claim, material)
+    return _EVIDENCE[claim.kind](claim, material)
 
 
 def _all_hold(conditions: Sequence[_Condition]) -> _Evidence:
@@ -345,14 +344,14 @@ def _cost(claim: Cost, material: Material) -> _Evidence:
     return _Evidence(figures, certain=SUPPORTED if holds else REFUTED, support="; ".join(map(str, figures)))
 
 
-_EVIDENCE: dict[type, Callable[[Any, Material], _Evidence]] = {
-    Order: _order,
-    Equivalent: _equivalent,
-    Near: _near,
-    Bound: _bound,
-    Turns: _turned,
-    Agree: _agree,
-    Crossover: _crossover,
-    Cost: _cost,
+_EVIDENCE: dict[str, Callable[[Any, Material], _Evidence]] = {
+    "order": _order,
+    "equivalent": _equivalent,
+    "near": _near,
+    "bound": _bound,
+    "turns": _turned,
+    "agree": _agree,
+    "crossover": _crossover,
+    "cost": _cost,
 }
-"""How each kind of claim is judged; ``AllAbove`` is judged by the rulings before it."""
+"""How each kind of claim is judged; ``all_above`` is judged by the rulings before it."""

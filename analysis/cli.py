@@ -12,8 +12,10 @@ from rich.console import Console
 from analysis import report
 from analysis.analyse import Analysis, analyse
 from analysis.as_json import as_json
+from analysis.curves import quantities
 from analysis.foreign import Columns
 from analysis.load import load
+from analysis.run import Run
 from tune_ablation.errors import Parser, UserError
 from tune_ablation.storage import open_storage
 
@@ -86,8 +88,8 @@ def _columns(arguments: argparse.Namespace) -> Columns:
 
 def _run(arguments: argparse.Namespace) -> None:
     results = load(arguments.results, _columns(arguments))
-    metric = arguments.metric[0] if arguments.metric else None
-    found = [analyse(run, metric if run.experiment is not None else None, every_pair=arguments.all_pairs) for run in results.runs]
+    ours_alone = all(run.experiment is not None for run in results.runs)
+    found = [analyse(run, _metric(run, arguments.metric, ours_alone=ours_alone), every_pair=arguments.all_pairs) for run in results.runs]
     written = _write(found, results.unreadable, arguments.out) if arguments.out is not None else ""
     if arguments.json:
         print(json.dumps(as_json(found, results.unreadable), indent=2, allow_nan=False))
@@ -98,6 +100,14 @@ def _run(arguments: argparse.Namespace) -> None:
     with console.capture() as captured:  # rich would leave with an exit code of its own where the reader has gone
         report.show_all(found, results.unreadable, console)
     sys.stdout.write(captured.get() + written)
+
+
+def _metric(run: Run, given: Sequence[str], *, ours_alone: bool) -> str | None:
+    """What to contrast a run on: the metric given, unless it names a column of a Ray Tune folder read beside it."""
+    if not given or run.experiment is None:  # a foreign run's design has its own metrics already
+        return None
+    known = quantities(run.design)
+    return given[0] if ours_alone or given[0] in known or f"{given[0]}_final" in known else None
 
 
 def _write(found: Sequence[Analysis], unreadable: Sequence[str], out: str) -> str:

@@ -34,13 +34,14 @@ def differences(curves: pl.DataFrame, pairs: tuple[Pair, ...]) -> pl.DataFrame:
         ``cell``, ``against``, ``metric``, ``epoch`` and the columns of ``statistics.tested`` over the seeds that both have at that epoch.
     """
     known = set(curves["cell"].unique())
-    wide = curves.filter(pl.col("seed").is_not_null()).pivot(
-        "cell", index=["metric", "epoch", "seed"], values="value", aggregate_function="first"
-    )
+    keys = ["metric", "epoch", "seed"]
+    cells = list(dict.fromkeys(cell for pair in pairs for cell in pair if cell in known))
+    seeded = curves.filter(pl.col("seed").is_not_null())
+    wide = seeded.pivot("cell", on_columns=cells, index=keys, values="value", aggregate_function="first") if cells else seeded.clear()
     # Side by side, a row holds every pair's values at once: far fewer rows than one each pair.
     chosen = [pair for pair in pairs if known.issuperset(pair)] if wide.height else []
     aggregated = (
-        wide.sort("metric", "epoch", "seed")
+        wide.sort("seed")
         .group_by("metric", "epoch")
         .agg(
             expression.alias(f"{name} {place}")

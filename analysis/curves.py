@@ -3,7 +3,7 @@
 import polars as pl
 
 from analysis.design import Design
-from tune_ablation.claims import DERIVED_METRICS
+from tune_ablation.records import DERIVED_METRICS
 
 GAPS: dict[str, tuple[str, str]] = {
     "gap_acc1": ("train_eval_acc1", "test_acc1"),
@@ -138,24 +138,30 @@ def convergence(epochs: pl.DataFrame, design: Design, target: float | None, trai
     """
     higher = design.metrics[design.primary]
     value, sign = pl.col(design.primary), 1 if higher else -1
-    own = target_value(1.0, higher_is_better=higher) * (value.max() if higher else value.min())
+    best = (value.max() if higher else value.min()).over("trial")
+    levels = (pl.lit(target, pl.Float64), target_value(1.0, higher_is_better=higher) * best)
     paces = {
         "epochs": pl.col("epoch").cast(pl.Float64),
-        "seconds": pl.col("epoch_seconds").cum_sum(),
+        "seconds": pl.col("epoch_seconds").cum_sum().over("trial"),
         "images": pl.col("epoch").cast(pl.Float64) * (train_images or 0),
     }
+    rows = epochs.sort("trial", "epoch").select(
+        *("trial", "diverged", "epochs", "epoch"),
+        *(
+            (sign * (value - level) >= -_ROUNDING).fill_null(value=False).alias(f"reached_{name}")
+            for name, level in zip(TARGETS, levels, strict=True)
+        ),
+        *(pace.alias(f"so_many_{unit}") for unit, pace in paces.items()),
+    )
     found: list[pl.Expr] = []
-    for name, wanted in zip(TARGETS, (pl.lit(target, pl.Float64), own), strict=True):
-        reached = (sign * (value - wanted) >= -_ROUNDING).fill_null(value=False)
-        found.append(reached.any().alias(f"reached_{name}"))
-        found += [
-            pl.when(reached.any()).then(pace.filter(reached).first()).otherwise(pace.last()).alias(f"{unit}_to_{name}")
-            for unit, pace in paces.items()
-        ]
-    result = (
-        epochs.sort("trial", "epoch")
-        .group_by("trial", maintain_order=True)
-        .agg(*found, pl.col("diverged").last(), pl.col("epochs").last(), pl.col("epoch").last())
+    for name in TARGETS:
+        reached = pl.col(f"reached_{name}")
+        found.append(reached.any())
+        for unit in PACES:
+            pace = pl.col(f"so_many_{unit}")
+            found.append(pl.when(reached.any()).then(pace.filter(reached).first()).otherwise(pace.last()).alias(f"{unit}_to_{name}"))
+    result = rows.group_by("trial", maintain_order=True).agg(
+        *found, pl.col("diverged").last(), pl.col("epochs").last(), pl.col("epoch").last()
     )
     stretched = pl.col("epochs") / pl.col("epoch")  # a diverged trial's time, had it gone on to its last epoch
     for name in TARGETS:

@@ -1,12 +1,17 @@
 """What was compared with what: cells and their levels, the baseline, the metrics. The same words for our runs and for foreign ones."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tune_ablation.claims import Claim
-from tune_ablation.experiment import Experiment, Level
 from tune_ablation.records import METRICS
+
+if TYPE_CHECKING:  # read for its types alone: a folder that is not ours is read without loading pydantic
+    from tune_ablation.claims import Claim
+    from tune_ablation.experiment import Experiment, Level
 
 Pair = tuple[str, str]
 """A cell, and the one it is held against."""

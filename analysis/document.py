@@ -11,6 +11,7 @@ from analysis.analyse import Analysis
 from analysis.claims import Ruling
 from analysis.style import Figure, Style, styles
 from analysis.tables import Table
+from analysis.together import table as joint_table
 from analysis.words import after, count
 
 
@@ -63,10 +64,12 @@ class Document:
 
     Attributes:
         experiments: one part each.
+        joint: their cells side by side; None for a single experiment.
         together: what keeps the experiments from being compared, and what could not be read.
     """
 
     experiments: Sequence[Experiment]
+    joint: Table | None
     together: Sequence[str]
 
     @property
@@ -78,7 +81,7 @@ class Document:
 def document(found: Sequence[Analysis], unreadable: Iterable[str]) -> Document:
     """Compose the report of several experiments."""
     together = [f"{finding.text}." for finding in audit.across([one.run for one in found])]
-    return Document([_experiment(one) for one in found], [*together, *(f"Left out: {reason}" for reason in unreadable)])
+    return Document([_experiment(one) for one in found], joint_table(found), [*together, *(f"Left out: {reason}" for reason in unreadable)])
 
 
 def _experiment(found: Analysis) -> Experiment:

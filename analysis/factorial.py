@@ -1,13 +1,18 @@
 """What each factor does by itself, and what two do together: main effects and two-factor interactions, paired by seed."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from analysis import compare
 from analysis.design import Design
-from tune_ablation.experiment import Level
+
+if TYPE_CHECKING:
+    from tune_ablation.experiment import Level  # read for its types alone: a folder that is not ours is read without loading pydantic
 
 Weights = Mapping[str, float]
 """How much each cell counts in an effect; the weights sum to 0."""

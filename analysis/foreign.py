@@ -1,23 +1,26 @@
 """Results that are not ours: any Ray Tune folder, and the text logs of pytorch/examples' imagenet/main.py. Never opens a pickle."""
 
+from __future__ import annotations
+
 import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from analysis.design import Design
-from analysis.run import FIXED_TYPES, READERS, Problem, Run
+from analysis.files import BATCH_BYTES, GONE, Batch, parse_files, read, repeated, try_read
+from analysis.run import FIXED_TYPES, Problem, Run
 from tune_ablation.errors import UserError
-from tune_ablation.experiment import Level
 from tune_ablation.models import parse_cell_key
 from tune_ablation.records import HIGHER_IS_BETTER, METRICS
 from tune_ablation.storage import Storage
+
+if TYPE_CHECKING:
+    from tune_ablation.experiment import Level  # read for its types alone: a folder that is not ours is read without loading pydantic
 
 RESULT_FILE = "result.json"
 PARAMS_FILE = "params.json"
@@ -32,13 +35,6 @@ RAYS_OWN = frozenset(
 )
 """Numbers that Ray itself writes into every result; none of them is a metric."""
 
-BATCH_BYTES = 32_000_000
-"""Text parsed at once: parsing is fast in large pieces, memory small in small ones."""
-
-PARSERS = 2
-"""Pieces parsed at once, while the next are read: polars parses one piece in one thread, and lets Python go on meanwhile."""
-
-_NOT_JSON = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b')
 _CONFIG = b'"config": '
 _DECODER = json.JSONDecoder()
 _LOSSES = re.compile(r"loss|err|perplexity|mse|mae|nll", re.IGNORECASE)
@@ -72,6 +68,7 @@ class Columns:
 class _Found:
     """What a trial's folder says of it besides its curves."""
 
+    file: str
     trial: str
     params: Mapping[str, Any]
     levels: Mapping[str, Level]
@@ -106,16 +103,19 @@ def load_ray(storage: Storage, names: Sequence[str], columns: Columns) -> Run:
         raise UserError(f"{storage.root}: --epoch-column: given {columns.epoch!r}, which no result has, allowed: {allowed}")
     wanted = {name: name for name in metrics} | {"epoch": columns.epoch, "epoch_seconds": columns.seconds}
     curves, configs, wrong = reader.rows(wanted, sample)
-    problems = [Problem(files[place], what, _folder(files[place]) or storage.root) for place, what in wrong.items()]
+    gone = {place for place, what in wrong.items() if what == GONE}  # a folder that is no trial's: one there is always has this file
+    problems = [Problem(files[place], what, _folder(files[place]) or storage.root) for place, what in wrong.items() if place not in gone]
     needed = [*columns.cells, *filter(None, (columns.seed,))]
-    found: dict[str, _Found] = {}
-    for file, params in zip(files, configs, strict=True):
+    found: dict[int, _Found] = {}
+    for place, (file, params) in enumerate(zip(files, configs, strict=True)):
+        if place in gone:
+            continue
         if not params or any(_get(params, name) is None for name in needed):
             params = {**reader.first_row(file), **params, **_params(storage, file, problems)}  # noqa: PLW2901 - completed
         levels = {factor: _level(_get(params, factor)) for factor in columns.cells}
         seed = _get(params, columns.seed) if columns.seed else None
         stage = "search" if columns.seed is None else "confirm"
-        found[file] = _Found(_folder(file) or storage.root, params, levels, stage, seed, _number(_get(params, columns.lr)))
+        found[place] = _Found(file, _folder(file) or storage.root, params, levels, stage, seed, _number(_get(params, columns.lr)))
     _check_columns(found.values(), columns.cells, columns, storage.root)
     design = _design(storage.root, list(found.values()), columns.cells, metrics, columns)
     return _run(storage.root, design, found, curves, problems)
@@ -123,17 +123,6 @@ def load_ray(storage: Storage, names: Sequence[str], columns: Columns) -> Run:
 
 def _folder(file: str) -> str:
     return file.rpartition("/")[0]
-
-
-def read(storage: Storage, name: str) -> bytes | None:
-    """A file's content; on this machine's disk without a path object for each, which ten thousand trials would feel."""
-    if storage.folder is None:
-        return storage.read(name)
-    try:
-        with open(f"{storage.folder}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - that is what it is for
-            return file.read()
-    except FileNotFoundError:
-        return None
 
 
 def _params(storage: Storage, file: str, problems: list[Problem]) -> dict[str, Any]:
@@ -226,18 +215,18 @@ def cell_key(levels: Mapping[str, Level]) -> str:
     return "_".join(f"{factor}={level}" for factor, level in levels.items()) or "all"
 
 
-def _run(where: str, design: Design, found: Mapping[str, _Found], curves: pl.DataFrame, problems: list[Problem]) -> Run:
+def _run(where: str, design: Design, found: Mapping[int, _Found], curves: pl.DataFrame, problems: list[Problem]) -> Run:
     """Put what was read into the frames that our own records come as."""
     seeds = _seed_numbers([one.seed for one in found.values()])
     rows = []
     taken: dict[tuple[str, str, int | None], str] = {}
     counts: dict[tuple[str, str], int] = {}
-    for place, (file, one) in enumerate(found.items()):
+    for place, one in found.items():
         cell = cell_key(one.levels)
         seed = seeds.get(_named(one.seed)) if one.seed is not None else None
         key = (cell, one.stage, seed)
         if seed is not None and key in taken and one.stage == "confirm":
-            problems.append(Problem(file, f"has the cell and seed of {taken[key]}: give --cells or --seed-column that tell them apart"))
+            problems.append(Problem(one.file, f"has the cell and seed of {taken[key]}: give --cells or --seed-column that tell them apart"))
             continue
         taken[key] = one.trial
         number = counts[cell, one.stage] = counts.get((cell, one.stage), -1) + 1
@@ -274,7 +263,7 @@ def _named(seed: object) -> int | str:
 
 
 class _RowReader:
-    """Reads the rows of many ``result.json`` files: all at once by polars where they are sound, one by one where they are not."""
+    """Reads the rows of many ``result.json`` files: many at once by polars where they are sound, one by one where they are not."""
 
     def __init__(self, storage: Storage, files: Sequence[str]) -> None:
         self._storage = storage
@@ -283,7 +272,9 @@ class _RowReader:
     def sample(self) -> dict[str, Any] | None:
         """The last whole row of the first file that has one: it names the columns."""
         for file in self._files:
-            for line in reversed(self._read(file).splitlines()):
+            content = try_read(self._storage, file)
+            lines = [] if isinstance(content, str) else content.splitlines()
+            for line in reversed(lines):
                 row = _row(line)
                 if row:
                     return row
@@ -291,11 +282,8 @@ class _RowReader:
 
     def first_row(self, file: str) -> dict[str, Any]:
         """The first row of a file; empty where there is none."""
-        lines = self._read(file).splitlines()
-        return (_row(lines[0]) if lines else None) or {}
-
-    def _read(self, file: str) -> bytes:
-        return read(self._storage, file) or b""
+        content = try_read(self._storage, file)
+        return {} if isinstance(content, str) else _row(content.partition(b"\n")[0]) or {}
 
     def rows(self, wanted: Mapping[str, str], sample: Mapping[str, Any]) -> tuple[pl.DataFrame, list[dict[str, Any]], dict[int, str]]:
         """All rows.
@@ -309,32 +297,13 @@ class _RowReader:
             config that each file's first row repeats; what is wrong with a file, by its place.
         """
         parser = _Parser({name: (path,) if path in sample else tuple(path.split("/")) for name, path in wanted.items()})
-        wrong: dict[int, str] = {}
-        configs: list[dict[str, Any]] = []
-        batch: list[tuple[int, bytes]] = []
-        size = 0
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(PARSERS) as parsers:
-            remote = self._storage.folder is None
-            contents = readers.map(self._try_read, self._files) if remote else map(self._try_read, self._files)
-            frames: list[Future[pl.DataFrame]] = []
-            for file, content in enumerate(contents):
-                configs.append({} if isinstance(content, str) else _config(content))
-                if isinstance(content, str):
-                    wrong[file] = content
-                    continue
-                batch.append((file, content))
-                size += len(content)
-                if size > BATCH_BYTES:
-                    frames.append(parsers.submit(parser.parse, batch, wrong))
-                    batch, size = [], 0
-            frames.append(parsers.submit(parser.parse, batch, wrong))
-            return pl.concat([frame.result() for frame in frames]), configs, wrong
-
-    def _try_read(self, file: str) -> bytes | str:
-        try:
-            return self._read(file)
-        except OSError as error:
-            return f"cannot be read ({error.strerror or error})"
+        frame, unread = parse_files(self._storage, self._files, parser.parse, BATCH_BYTES)
+        epoch = pl.col("epoch").cast(pl.Int64, strict=False)
+        frame = frame.with_columns(epoch).filter(pl.col("epoch").is_not_null())
+        last = pl.col("epoch") == pl.col("epoch").max().over("file")
+        diverged = pl.col("file").is_in(list(parser.diverged)) & last if parser.diverged else pl.lit(value=False)
+        configs = [parser.configs.get(place, {}) for place in range(len(self._files))]
+        return frame.with_columns(diverged.alias("diverged")), configs, unread | parser.wrong
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -359,11 +328,21 @@ def _config(content: bytes) -> dict[str, Any]:
 
 
 class _Parser:
-    """Turns the text of result files into a frame of the columns wanted."""
+    """Turns the text of result files into frames of ``file`` and the columns wanted.
+
+    Attributes:
+        wrong: what is wrong with a file, by its number.
+        diverged: files in whose last row a metric is no finite number.
+        configs: the config that a file's first row repeats, by its number.
+    """
 
     def __init__(self, paths: Mapping[str, tuple[str, ...]]) -> None:
+        self.wrong: dict[int, str] = {}
+        self.diverged: set[int] = set()
+        self.configs: dict[int, dict[str, Any]] = {}
         self._paths = paths
-        self._schema = {name: pl.Float64() for name in paths}
+        self._schema = {"file": pl.Int64(), **{name: pl.Float64() for name in paths}}
+        self._metrics = [path for name, path in paths.items() if name not in {"epoch", "epoch_seconds"}]
         tree: dict[str, Any] = {}
         for path in paths.values():
             place = tree
@@ -372,57 +351,73 @@ class _Parser:
             place[path[-1]] = pl.Float64()
         self._read_schema = {name: _struct(value) for name, value in tree.items()}
 
-    def parse(self, batch: Sequence[tuple[int, bytes]], wrong: dict[int, str]) -> pl.DataFrame:
-        """Parse files, given by number and content, together; where that fails without their NaN; where it still fails by Python."""
-        files = [file for file, _ in batch]
-        whole = [_whole_lines(content) for _, content in batch]
-        frame = self._fast(files, whole)
+    def parse(self, batch: Batch) -> pl.DataFrame:
+        """Parse files, given by number and content: together where all are sound JSON, else those that are not by themselves."""
+        self.configs |= {file: _config(content) for file, content in batch}
+        whole = [(file, _whole_lines(content)) for file, content in batch]
+        frame = self._fast(whole)
         if frame is not None:  # sound JSON throughout: there was no NaN either
-            return self._finish(frame, set(), batch)
-        strange = {file for file, content in zip(files, whole, strict=True) if b"NaN" in content or b"Infinity" in content}
-        frame = self._fast(
-            files, [_without_nan(content) if file in strange else content for file, content in zip(files, whole, strict=True)]
-        )
-        if frame is not None:
-            return self._finish(frame, strange, batch)
-        rows = [row for file, content in batch for row in self._slowly(file, content, wrong)]
-        return self._finish(pl.DataFrame(rows, {**self._schema, "file": pl.Int64}, strict=False), strange, batch)
+            return frame
+        return self._in_parts([(file, self._without_nan(file, content)) for file, content in whole])
 
-    def _fast(self, files: Sequence[int], contents: Sequence[bytes]) -> pl.DataFrame | None:
+    def _in_parts(self, batch: Batch) -> pl.DataFrame:
+        frame = self._fast(batch)
+        if frame is not None:
+            return frame
+        if len(batch) == 1:
+            return pl.DataFrame(self._slowly(*batch[0]), self._schema, strict=False)
+        half = len(batch) // 2
+        return pl.concat([self._in_parts(batch[:half]), self._in_parts(batch[half:])])
+
+    def _fast(self, batch: Batch) -> pl.DataFrame | None:
         """All files as one text; None where that is not a table line by line."""
-        lines = np.array([content.count(b"\n") for content in contents])
-        if not lines.sum():
-            return pl.DataFrame(schema={**self._schema, "file": pl.Int64})
+        lines = [content.count(b"\n") for _, content in batch]
+        if not any(lines):
+            return pl.DataFrame(schema=self._schema)
         try:
-            frame = pl.read_ndjson(b"".join(contents), schema=self._read_schema)
+            frame = pl.read_ndjson(b"".join(content for _, content in batch), schema=self._read_schema)
         except pl.exceptions.PolarsError:
             return None
-        if frame.height != lines.sum():
+        if frame.height != sum(lines):
             return None
-        file = pl.Series("file", np.repeat(np.array(files, dtype=np.int64), lines))
-        return frame.select(_field(path).alias(name) for name, path in self._paths.items()).with_columns(file)
+        file = repeated("file", [file for file, _ in batch], lines)
+        return frame.select(file, *(_field(path).alias(name) for name, path in self._paths.items()))
 
-    def _slowly(self, file: int, content: bytes, wrong: dict[int, str]) -> list[dict[str, Any]]:
+    def _slowly(self, file: int, content: bytes) -> list[dict[str, Any]]:
         rows = []
         for number, line in enumerate(content.splitlines(), 1):
             row = _row(line) if line.strip() else {}
             if row is None:
-                wrong[file] = f"line {number} is not JSON; left out"
+                self.wrong[file] = f"line {number} is not JSON; left out"
             elif row:
-                values = {name: _number(_at(row, path)) for name, path in self._paths.items()}
-                if values["epoch"] is not None:
-                    rows.append({**values, "file": file})
+                rows.append({"file": file, **self._values(row)})
         return rows
 
-    def _finish(self, frame: pl.DataFrame, strange: set[int], batch: Sequence[tuple[int, bytes]]) -> pl.DataFrame:
-        """Add ``diverged`` where a metric in a file's last row is no finite number; epochs as whole numbers."""
-        contents = dict(batch)
-        metrics = [path for name, path in self._paths.items() if name not in {"epoch", "epoch_seconds"}]
-        diverged = [file for file in strange if _ends_in_nothing(contents[file], metrics)]
-        last = pl.col("epoch") == pl.col("epoch").max().over("file")
-        return frame.filter(pl.col("epoch").is_not_null()).with_columns(
-            pl.col("epoch").cast(pl.Int64), (pl.col("file").is_in(diverged) & last).alias("diverged")
-        )
+    def _values(self, row: Mapping[str, Any]) -> dict[str, float | None]:
+        return {name: _number(_at(row, path)) for name, path in self._paths.items()}
+
+    def _without_nan(self, file: int, content: bytes) -> bytes:
+        """The text with what is wanted, and null for what is not finite, in place of the lines that hold a bare NaN or Infinity."""
+        if not _strange(content):
+            return content
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines):
+            row = _row(line) if _strange(line) else None
+            if row is not None:
+                lines[number] = self._as_json(row)
+        values = next((_row(line) for line in reversed(content.splitlines()) if line.strip()), None) or {}
+        if any(isinstance(value, float) and not math.isfinite(value) for value in (_at(values, path) for path in self._metrics)):
+            self.diverged.add(file)
+        return b"\n".join(lines)
+
+    def _as_json(self, row: Mapping[str, Any]) -> bytes:
+        tree: dict[str, Any] = {}
+        for path in self._paths.values():
+            place = tree
+            for part in path[:-1]:
+                place = place.setdefault(part, {})
+            place[path[-1]] = _number(_at(row, path))
+        return json.dumps(tree).encode()
 
 
 def _struct(value: Any) -> pl.DataType:
@@ -451,18 +446,8 @@ def _whole_lines(content: bytes) -> bytes:
     return content + b"\n" if _row(last) is not None else kept + newline
 
 
-def _without_nan(content: bytes) -> bytes:
-    """The text with null for every bare NaN and Infinity; what is in quotes stays."""
-    return _NOT_JSON.sub(lambda match: match[0] if match[0].startswith(b'"') else b"null", content)
-
-
-def _ends_in_nothing(content: bytes, metrics: Sequence[tuple[str, ...]]) -> bool:
-    for line in reversed(content.splitlines()):
-        row = _row(line)
-        if row is not None:
-            values = [_at(row, path) for path in metrics]
-            return any(isinstance(value, float) and not math.isfinite(value) for value in values)
-    return False
+def _strange(content: bytes) -> bool:
+    return b"NaN" in content or b"Infinity" in content
 
 
 LOG_METRICS: dict[str, bool] = {
@@ -498,10 +483,14 @@ def load_logs(storage: Storage, names: Sequence[str]) -> Run:
         UserError: none of them holds an epoch.
     """
     rows: list[dict[str, Any]] = []
-    found: dict[str, _Found] = {}
+    found: dict[int, _Found] = {}
     problems: list[Problem] = []
     for name in sorted(names):
-        text = (storage.read(name) or b"").decode("utf-8", errors="replace")
+        content = try_read(storage, name)
+        if isinstance(content, str):
+            problems.append(Problem(name, content))
+            continue
+        text = content.decode("utf-8", errors="replace")
         epochs = _log_epochs(text)
         if not epochs:
             problems.append(Problem(name, "no whole epoch of imagenet/main.py in it"))
@@ -509,8 +498,9 @@ def load_logs(storage: Storage, names: Sequence[str]) -> Run:
         stem = name.rpartition("/")[2].rpartition(".")[0]
         seed, lr = _SEED.search(stem), _LR.search(text)
         arch = {"cell": _log_arch(stem, text)}
-        found[name] = _Found(name, {}, arch, "confirm", int(seed[1]) if seed else None, float(lr[1]) if lr else None)
-        rows += [{"file": len(found) - 1, **epoch} for epoch in epochs.values()]
+        place = len(found)
+        found[place] = _Found(name, name, {}, arch, "confirm", int(seed[1]) if seed else None, float(lr[1]) if lr else None)
+        rows += [{"file": place, **epoch} for epoch in epochs.values()]
     if not found:
         raise UserError(f"{storage.root}: no results here: no log of imagenet/main.py with a whole epoch in it")
     schema = {"file": pl.Int64, "epoch": pl.Int64, "epoch_seconds": pl.Float64, "diverged": pl.Boolean}
@@ -527,13 +517,13 @@ def _log_arch(stem: str, text: str) -> str:
     return named[1] if named else (model[1] or model[2]) if model else stem
 
 
-def _with_factors(found: Mapping[str, _Found]) -> dict[str, _Found]:
+def _with_factors(found: Mapping[int, _Found]) -> dict[int, _Found]:
     """Depth and head for cells of the report's names; as they are where any is another network."""
     try:
-        known = {name: parse_cell_key(str(one.levels["cell"])) for name, one in found.items()}
+        known = {place: parse_cell_key(str(one.levels["cell"])) for place, one in found.items()}
     except UserError:
         return dict(found)
-    return {name: replace(one, levels=dict(zip(("depth", "head"), known[name], strict=True))) for name, one in found.items()}
+    return {place: replace(one, levels=dict(zip(("depth", "head"), known[place], strict=True))) for place, one in found.items()}
 
 
 def _log_epochs(text: str) -> dict[int, dict[str, Any]]:

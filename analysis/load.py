@@ -1,20 +1,21 @@
 """From results folders to frames: the run header, one row per trial and epoch, and a list of what could not be read."""
 
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from analysis import foreign
 from analysis.design import of_experiment
-from analysis.run import FIXED_TYPES, READERS, Failure, Problem, Results, Run, Schema
-from tune_ablation import plan
+from analysis.epochs import read_epochs
+from analysis.files import try_read
+from analysis.run import Failure, Problem, Results, Run
 from tune_ablation.errors import UserError
-from tune_ablation.experiment import Experiment, parse
 from tune_ablation.records import (
     FAILURE_FILE,
     HEADER_FILE,
@@ -23,9 +24,11 @@ from tune_ablation.records import (
     STAGES,
     TRIALS_FOLDER,
     RecordsError,
-    load_rows,
 )
 from tune_ablation.storage import LocalStorage, Storage, open_storage
+
+if TYPE_CHECKING:
+    from tune_ablation.experiment import Experiment
 
 
 def load(sources: Iterable[str | Storage], columns: foreign.Columns | None = None) -> Results:
@@ -59,6 +62,10 @@ def _load_source(source: str | Storage, columns: foreign.Columns) -> tuple[list[
         names = _names(storage)
     except OSError as error:
         raise UserError(f"{storage.root}: cannot be listed ({error})") from None
+    if not names and storage.folder is None and storage.root.endswith(foreign.LOG_ENDINGS):
+        address, mark, options = storage.address.partition("?")
+        folder, _, name = address.rpartition("/")
+        return [foreign.load_logs(open_storage(folder + mark + options), [name])], []
     if _is_results(names):
         folders = {"": names}
     else:
@@ -131,36 +138,26 @@ def load_run(storage: Storage, names: Iterable[str]) -> Run:
     names = list(names)
     header, experiment = _header(storage)
     planned = _plan(experiment)
-    common = {"experiment": experiment.name, "epochs": experiment.recipe.epochs}
-    expected = {row["trial"]: {**common, **row} for row in planned.iter_rows(named=True)}
     record_files = {name: key for name in names if (key := _trial_of(name, RECORDS_FILE)) is not None}
     failure_files = {name: key for name in names if (key := _trial_of(name, FAILURE_FILE)) is not None}
     if not record_files and not failure_files:
         raise UserError(f"{storage.root}: no records in it: no trial has finished an epoch yet")
-    problems: list[Problem] = []
-    trials: dict[str, list[dict[str, Any]]] = {}
-    schema = FIXED_TYPES | {name: type(planned.schema[name]) for name in planned.columns if name not in FIXED_TYPES}
-    with ThreadPoolExecutor(READERS) as readers:
-        contents = {name: readers.submit(_read, storage, name) for name in record_files}
-        for name, key in record_files.items():
-            try:
-                trials[name] = _rows(name, contents.pop(name).result(), expected.get(key), schema)
-            except RecordsError as error:
-                problems.append(Problem(name, str(error), key if key in expected else None))
-    epochs, wrong = _frame(trials, schema)
-    problems += [Problem(name, what, record_files[name]) for name, what in wrong.items()]
+    common = {"experiment": experiment.name, "epochs": experiment.recipe.epochs}
+    every_epoch = planned.with_columns(pl.lit(value).alias(name) for name, value in common.items())
+    epochs, problems = read_epochs(storage, record_files, every_epoch)
     failures: list[Failure] = []
+    trials = set(planned["trial"])
     for name, key in failure_files.items():
         try:
-            failures.append(_failure(storage, name, key, expected))
+            failures.append(_failure(storage, name, key, trials))
         except RecordsError as error:
             problems.append(Problem(name, str(error)))
-    order = planned.select("trial").with_row_index("order")
-    epochs = epochs.join(order, on="trial").sort("order", "epoch").drop("order")
     return Run(storage.root, of_experiment(experiment), header, experiment, planned, epochs, tuple(failures), tuple(problems))
 
 
 def _header(storage: Storage) -> tuple[dict[str, Any], Experiment]:
+    from tune_ablation.experiment import parse  # and pydantic with it, which a folder that is not ours can do without
+
     where = storage.where(HEADER_FILE)
     try:
         content = storage.read(HEADER_FILE)
@@ -185,6 +182,8 @@ def _header(storage: Storage) -> tuple[dict[str, Any], Experiment]:
 
 
 def _plan(experiment: Experiment) -> pl.DataFrame:
+    from tune_ablation import plan
+
     numbers = {"search": range(experiment.search.trials_per_cell), "confirm": experiment.confirm.seeds}
     rows = [
         {
@@ -201,75 +200,14 @@ def _plan(experiment: Experiment) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _read(storage: Storage, name: str) -> bytes:
-    try:
-        content = storage.read(name)
-    except OSError as error:
-        raise RecordsError(f"cannot be read ({error.strerror or error})") from None
-    if content is None:
-        raise RecordsError("gone while it was read")
-    return content
-
-
-def _rows(name: str, content: bytes, expected: Mapping[str, Any] | None, schema: Schema) -> list[dict[str, Any]]:
-    """A trial's rows, checked against what the plan says of it.
-
-    Raises:
-        RecordsError: damaged, of another trial than its place says, or with other columns than a record has.
-    """
-    if expected is None:
+def _failure(storage: Storage, name: str, key: str, trials: Collection[str]) -> Failure:
+    if key not in trials:
         raise RecordsError("foreign: its folder is no trial of this experiment's plan")
+    text = try_read(storage, name)
+    if isinstance(text, str):
+        raise RecordsError(text)
     try:
-        rows = load_rows(content, name)
-    except RecordsError as error:
-        raise RecordsError(str(error).removeprefix(name).lstrip(":, ")) from None
-    except (KeyError, TypeError, RecursionError) as error:
-        raise RecordsError(f"foreign: not the epoch records of this version ({error!r})") from None
-    _check(rows, expected, schema)
-    return rows
-
-
-def _check(rows: list[dict[str, Any]], expected: Mapping[str, Any], schema: Schema) -> None:
-    """Refuse rows that are not one trial's, or not the planned one's."""
-    for line, row in enumerate(rows, 1):
-        if row.keys() != schema.keys():
-            odd = ", ".join(sorted(row.keys() ^ schema.keys()))
-            raise RecordsError(f"line {line}: foreign: columns missing or unknown: {odd}")
-        for column, value in expected.items():
-            if row[column] != value:
-                raise RecordsError(f"line {line}: foreign: {column} is {row[column]!r}, its place says {value!r}")
-        for column in ("lr", "seed"):
-            if row[column] != rows[0][column]:
-                raise RecordsError(f"line {line}: {column} is {row[column]!r}, {rows[0][column]!r} on line 1")
-        if line < len(rows) and (row["diverged"] or line >= row["epochs"]):
-            raise RecordsError(f"line {line + 1}: comes after the trial's last epoch")
-
-
-def _frame(trials: Mapping[str, list[dict[str, Any]]], schema: Schema) -> tuple[pl.DataFrame, dict[str, str]]:
-    """All rows as one frame, and for each file whose values are not of the columns' types what is wrong with it."""
-    try:
-        return _typed([row for rows in trials.values() for row in rows], schema), {}
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        good, wrong = [], {}
-        for name, rows in trials.items():
-            try:
-                _typed(rows, schema)
-            except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-                wrong[name] = "foreign: a value is not of its column's type"
-            else:
-                good += rows
-        return _typed(good, schema), wrong
-
-
-def _typed(rows: list[dict[str, Any]], schema: Schema) -> pl.DataFrame:
-    return pl.DataFrame([pl.Series(name, [row[name] for row in rows], dtype, strict=True) for name, dtype in schema.items()])
-
-
-def _failure(storage: Storage, name: str, key: str, expected: Mapping[str, object]) -> Failure:
-    if key not in expected:
-        raise RecordsError("foreign: its folder is no trial of this experiment's plan")
-    try:
-        content = json.loads(_read(storage, name))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordsError(f"not JSON ({error})") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("trial") != key:

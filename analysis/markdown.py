@@ -18,8 +18,8 @@ def markdown(content: Document, pictures: Mapping[int, str]) -> str:
     parts = [f"# {_plain(content.title)}"]
     for experiment in content.experiments:
         parts += _experiment(experiment, pictures)
-    if content.together:
-        parts += ["## All together", _list(content.together)]
+    if content.joint or content.together:
+        parts += ["## All together", *([_table(content.joint)] if content.joint else []), _list(content.together)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

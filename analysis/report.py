@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis import audit, sentences, tables
+from analysis import audit, sentences, tables, together
 from analysis.analyse import Analysis, analyse
 from analysis.load import load
 from analysis.words import after
@@ -33,6 +33,11 @@ def show_all(found: Sequence[Analysis], unreadable: Iterable[str], console: Cons
     """Print the summaries of several experiments, what keeps them from being compared, and what could not be read."""
     for one in found:
         show(one, console)
+    if joint := together.table(found):
+        _show_table(joint, [factor for one in found for factor in one.design.factors], console, title=f"{joint.title}:")
+        for note in joint.notes:
+            _say(console, note)
+        console.print()
     for finding in audit.across([one.run for one in found]):
         _say(console, f"Audit: {finding.text}.")
     for reason in unreadable:
@@ -49,11 +54,11 @@ def show(found: Analysis, console: Console) -> None:
             _say(console, line)
     of_cells = (tables.outcome(found), tables.trials(found))
     for table in of_cells:
-        _show_table(found, table, console)
+        _show_table(table, design.factors, console)
     for note in dict.fromkeys(note for table in of_cells for note in table.notes):
         _say(console, note)
     for tested in filter(None, (tables.contrasts(found), tables.effects(found))):
-        _show_table(found, tested, console, title=f"{tested.title}:")
+        _show_table(tested, design.factors, console, title=f"{tested.title}:")
         for note in tested.notes:
             _say(console, note)
     for line in sentences.crossovers(found):
@@ -64,11 +69,12 @@ def show(found: Analysis, console: Console) -> None:
     console.print()
 
 
-def _show_table(found: Analysis, table: tables.Table, console: Console, title: str = "") -> None:
+def _show_table(table: tables.Table, factors: Sequence[str], console: Console, title: str = "") -> None:
     console.print()
     if title:
         _say(console, title, style="bold")
-    console.print(_laid_out(table, found.design.factors, max(console.width, WIDTH)), highlight=False)
+    if table.names:
+        console.print(_laid_out(table, factors, max(console.width, WIDTH)), highlight=False)
 
 
 def _laid_out(content: tables.Table, factors: Sequence[str], width: int) -> Table:
@@ -79,7 +85,7 @@ def _laid_out(content: tables.Table, factors: Sequence[str], width: int) -> Tabl
     ]
     room = max(width - sum(needed) - between * len(needed), len("resnet"))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column(content.first, no_wrap=False)
+    table.add_column(content.first, no_wrap=False, max_width=room)
     for heading, least in zip(content.headings, needed, strict=True):
         table.add_column(Text(heading), justify="right", min_width=least, overflow="fold")
     for name, row in zip(content.names, content.rows, strict=True):

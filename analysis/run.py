@@ -1,14 +1,18 @@
 """What results come as, ours and foreign: the frames, what could not be read, and which trials were given up."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from analysis.design import Design
-from tune_ablation.experiment import Experiment
 from tune_ablation.records import METRICS
+
+if TYPE_CHECKING:
+    from tune_ablation.experiment import Experiment  # read for its types alone: a folder that is not ours is read without loading pydantic
 
 Schema = dict[str, type[pl.DataType]]
 
@@ -31,10 +35,6 @@ FIXED_TYPES: Schema = {
     "precision": pl.String,
 }
 """Type of every column of an epoch record but the factors'."""
-
-
-READERS = 16
-"""Files read at once: what an object store takes to answer is mostly waiting."""
 
 
 @dataclass(frozen=True)

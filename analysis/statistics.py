@@ -1,13 +1,20 @@
 """The statistics that everything else rests on: t intervals, paired tests over seeds, Holm's adjustment, seeds needed. Frame to frame."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy import special
+
+from analysis import student
+
+if TYPE_CHECKING:
+    import numpy as np  # loaded where signs are flipped, and not for reports of more seeds than that is done for
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 LEVEL = 0.95
 """Coverage of every interval."""
@@ -27,17 +34,14 @@ MOST_FLIPPED = 40
 _SAME = 1e-9
 """Differences that spread by less than this share of the values themselves do not spread: it is rounding."""
 
-Floats = NDArray[np.float64]
-
 
 def interval(frame: pl.DataFrame) -> pl.DataFrame:
     """Add ``low`` and ``high``, the 95 % t interval of a mean, to a frame with ``n``, ``mean`` and ``sd``.
 
     ``mean -+ t(0.975, n - 1) * sd / sqrt(n)`` (Student 1908), as ``scipy.stats.t.interval``; null where n is below 2.
     """
-    n = frame["n"].to_numpy().astype(np.float64)
-    quantile = special.stdtrit(np.maximum(n - 1, 1), (1 + LEVEL) / 2)
-    half = pl.Series("half", quantile / np.sqrt(np.maximum(n, 1)), pl.Float64) * frame["sd"]
+    widths = {n: student.quantile((1 - LEVEL) / 2, max(n - 1, 1)) / math.sqrt(max(n, 1)) for n in frame["n"].unique()}
+    half = frame["n"].replace_strict(widths, return_dtype=pl.Float64) * frame["sd"]
     return frame.with_columns((frame["mean"] - half).alias("low"), (frame["mean"] + half).alias("high"))
 
 
@@ -46,12 +50,9 @@ def summarise(values: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     Nulls do not count; ``sd`` and the interval are null for fewer than two values. Groups come in the order of the keys.
     """
-    value = pl.col("value").drop_nulls()
-    found = (
-        values.sort("value")
-        .group_by(*by)
-        .agg(value.len().cast(pl.Int64).alias("n"), value.mean().alias("mean"), value.std(ddof=1).alias("sd"))
-    )
+    value = pl.col("value").list
+    groups = values.group_by(*by).agg(pl.col("value").drop_nulls().sort())  # sums then do not depend on the order of rows
+    found = groups.select(*by, value.len().cast(pl.Int64).alias("n"), value.mean().alias("mean"), value.std(ddof=1).alias("sd"))
     return interval(found.sort(*by))
 
 
@@ -80,7 +81,7 @@ def paired(pairs: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         .filter(pl.col("n") > 0)
         .sort(*by)
     )
-    exact = [sign_flip_p(np.array(values, dtype=np.float64)) for values in groups["differences"].to_list()]
+    exact = [sign_flip_p(values) for values in groups["differences"]]
     return tested(groups.with_columns(pl.Series("exact_p", exact, pl.Float64))).select(
         *by, "n", "mean", "sd", "low", "high", "t_p", "exact_p", "standardised"
     )
@@ -104,17 +105,17 @@ def tested(groups: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col("mean").abs() <= nothing).then(0.0).otherwise("mean").alias("mean"),
         pl.when(pl.col("sd") <= nothing).then(0.0).otherwise("sd").alias("sd"),
     ).with_columns(pl.when(pl.col("sd") > 0).then(pl.col("mean") / pl.col("sd")).alias("standardised"))
-    n, standardised = groups["n"].to_numpy().astype(np.float64), groups["standardised"].to_numpy().astype(np.float64)
-    tail = special.stdtr(np.maximum(n - 1, 1), -np.abs(standardised) * np.sqrt(n))
+    p = [
+        None if effect is None else 2 * student.tail(abs(effect) * math.sqrt(n), n - 1)
+        for n, effect in groups.select("n", "standardised").iter_rows()
+    ]
     even = (pl.col("n") >= 2) & (pl.col("sd") == 0) & (pl.col("mean") == 0)
     return interval(
-        groups.with_columns(pl.Series("t_p", 2 * tail, pl.Float64).fill_nan(None)).with_columns(
-            pl.when(even).then(1.0).otherwise("t_p").alias("t_p")
-        )
+        groups.with_columns(pl.Series("t_p", p, pl.Float64)).with_columns(pl.when(even).then(1.0).otherwise("t_p").alias("t_p"))
     )
 
 
-def sign_flip_p(differences: Floats) -> float | None:
+def sign_flip_p(differences: Floats | Sequence[float] | pl.Series) -> float | None:
     """The exact two-sided paired sign-flip (Fisher's randomisation) test of a mean of 0.
 
     The share of all 2**n assignments of signs whose sum is at least as far from 0 as the one seen (Fisher 1935; Ernst 2004,
@@ -124,8 +125,11 @@ def sign_flip_p(differences: Floats) -> float | None:
     n = len(differences)
     if not 0 < n <= MOST_FLIPPED:
         return None
-    sizes = np.abs(differences)
-    bound = abs(float(differences.sum())) - _SAME * float(sizes.sum())
+    import numpy as np
+
+    values = np.asarray(differences, dtype=np.float64)
+    sizes = np.abs(values)
+    bound = abs(float(values.sum())) - _SAME * float(sizes.sum())
     if bound <= 0:
         return 1.0
     first, second = _signed_sums(sizes[: n // 2]), np.sort(_signed_sums(sizes[n // 2 :]))
@@ -134,6 +138,8 @@ def sign_flip_p(differences: Floats) -> float | None:
 
 
 def _signed_sums(sizes: Floats) -> Floats:
+    import numpy as np
+
     sums = np.zeros(1)
     for size in sizes:
         sums = np.concatenate([sums - size, sums + size])
@@ -173,11 +179,11 @@ def seeds_needed(effect: float | None, tests: int) -> int | None:
 
 
 def _power(effect: float, n: int, tests: int) -> float:
-    critical = float(special.stdtrit(n - 1, 1 - ALPHA / max(tests, 1) / 2))
+    critical = student.quantile(ALPHA / max(tests, 1) / 2, n - 1)
     shift = effect * math.sqrt(n)
     if shift - critical > 30:
         return 1.0  # the noncentral t is not needed there, nor computed well
-    return 1.0 - float(special.nctdtr(n - 1, shift, critical))
+    return student.power(critical, n - 1, shift)
 
 
 def exact_can_decide(n: int, tests: int) -> bool:

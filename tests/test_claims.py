@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tune_ablation.claims import COSTS, DERIVED_METRICS, KINDS
+from tune_ablation.claims import KINDS
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment, parse, read, shipped_names
-from tune_ablation.records import METRICS
+from tune_ablation.records import COSTS, DERIVED_METRICS, METRICS
 
 A, B, C = ({"depth": 18, "head": head} for head in ("origin", "maxpool", "dropout"))
 VALID: dict[str, dict[str, Any]] = {

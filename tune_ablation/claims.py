@@ -7,28 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tune_ablation.records import METRICS
-
-DERIVED_METRICS: dict[str, bool] = {
-    "gap_acc1": False,
-    "gap_loss": False,
-    "epochs_to_target": False,
-    "epochs_to_own_target": False,
-    "best_epoch": False,
-    "turning_epoch": False,
-    "acc1_drop": False,
-    "loss_rise": False,
-}
-"""Quantities that the analysis derives from a trial's records, and whether higher is better.
-
-The gaps are ``train_eval_acc1 - test_acc1`` and ``test_loss - train_eval_loss``; the targets are 90 % of the baseline's mean
-final test acc@1, and 90 % of the trial's own best. ``best_epoch`` is that of test acc@1 and ``acc1_drop`` the fall from there to the
-last epoch; ``turning_epoch`` is that of the lowest test loss and ``loss_rise`` the rise from there. ``at`` says which value of a gap's
-curve is meant; for the others there is only one.
-"""
-
-COSTS = ("params", "madd", "flops", "memory_bytes", "memory_rw_bytes")
-"""Static figures of a cell, from the run header's profile."""
+from tune_ablation.records import COSTS, DERIVED_METRICS, METRICS
 
 Selector = Mapping[str, int | float | str]
 """Levels that pick one cell: ``{ depth = 18, head = "origin" }``; factors with a single level may be left out."""

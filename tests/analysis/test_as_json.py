@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from analysis.as_json import EXPERIMENT_FIELDS, SCHEMA, as_json, experiment_json
-from tune_ablation.claims import COSTS
+from analysis.as_json import EXPERIMENT_FIELDS, FIELDS, SCHEMA, as_json, experiment_json
+from tune_ablation.records import COSTS
 
 if TYPE_CHECKING:
     from tests.analysis.conftest import Folder, MakeFolder
@@ -63,7 +63,8 @@ def everything(make_folder: MakeFolder) -> Folder:
 
 
 def test_the_schema_is_what_it_was(everything: Folder) -> None:
-    content = json.loads(json.dumps(as_json([everything.analysed()], ["elsewhere: nothing in it"]), allow_nan=False))
+    one = everything.analysed()
+    content = json.loads(json.dumps(as_json([one, one], ["elsewhere: nothing in it"]), allow_nan=False))
     found = shape(content)
     if os.environ.get("WRITE_JSON_SCHEMA"):
         STORED.write_text(json.dumps(found, indent=1) + "\n")
@@ -76,7 +77,9 @@ def test_the_schema_is_what_it_was(everything: Folder) -> None:
 
 
 def test_every_field_is_documented(everything: Folder) -> None:
-    assert list(experiment_json(everything.analysed())) == list(EXPERIMENT_FIELDS)
+    found = everything.analysed()
+    assert list(experiment_json(found)) == list(EXPERIMENT_FIELDS)
+    assert list(as_json([found], [])) == list(FIELDS)
 
 
 def test_it_holds_the_numbers_of_the_frames(full: Folder) -> None:

@@ -84,3 +84,16 @@ def test_another_metric_and_all_pairs(full: Folder, capsys: pytest.CaptureFixtur
 def test_an_unknown_metric_is_one_line(full: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--metric", "accuracy", str(full.path)]) == 2
     assert capsys.readouterr().err.startswith("error: --metric: given 'accuracy', allowed: train_loss_final, ")
+
+
+def test_a_metric_of_a_ray_folder_is_not_asked_of_our_run_beside_it(
+    full: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = tmp_path / "tune" / "trial_1"
+    trial.mkdir(parents=True)
+    (trial / "params.json").write_text(json.dumps({"width": 1, "seed": 0}))
+    (trial / "result.json").write_text(json.dumps({"training_iteration": 1, "mean_loss": 2.0}) + "\n")
+    both = [str(full.path), str(tmp_path / "tune"), "--cells", "width", "--seed-column", "seed"]
+    assert main([*both, "--metric", "mean_loss"]) == 0
+    assert main([str(full.path), "--metric", "mean_loss"]) == 2
+    assert "--metric: given 'mean_loss'" in capsys.readouterr().err

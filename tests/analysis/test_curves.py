@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 
 from analysis import curves, load
-from tune_ablation.claims import DERIVED_METRICS
-from tune_ablation.records import METRICS
+from tune_ablation.records import DERIVED_METRICS, METRICS
 
 if TYPE_CHECKING:
     from tests.analysis.conftest import Folder, MakeFolder

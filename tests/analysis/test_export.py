@@ -117,6 +117,8 @@ def test_several_experiments_share_one_report(make_folder: MakeFolder, tmp_path:
     assert set(pl.read_parquet(tmp_path / "out" / "trials.parquet")["experiment"]) == {"first", "second.one"}
     html = (tmp_path / "out" / "report.html").read_text()
     assert html.count('data-experiment="') == 2
+    for name in ("report.html", "report.md"):
+        assert "no test is made between them" in (tmp_path / "out" / name).read_text()
 
 
 def test_what_is_in_a_name_is_never_markup(make_folder: MakeFolder, tmp_path: Path) -> None:

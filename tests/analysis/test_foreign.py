@@ -22,7 +22,9 @@ from analysis.analyse import Analysis, analyse
 from analysis.cli import main
 from analysis.foreign import Columns
 from analysis.run import Run
+from tests.conftest import BUCKET
 from tune_ablation.errors import UserError
+from tune_ablation.storage import open_storage
 
 EXAMPLE = Path(__file__).parent / "ray_examples" / "tune_basic_example"
 """What Ray's own tune_basic_example.py left behind, without its pickles."""
@@ -172,6 +174,26 @@ def test_columns_by_other_names_and_in_tables(ray: RayFolder) -> None:
     assert run.epochs["seed"].to_list() == [1, 1, 0, 0]  # words are numbered in their order
 
 
+def test_a_folder_inside_that_is_no_trial_is_none(ray: RayFolder) -> None:
+    ray.add({}, accuracies(10))
+    (ray.path / "experiment_state-2026-01-01_00-00-00.json").write_text("{}")
+    (ray.path / "driver_artifacts").mkdir()
+    found = analysed(ray.path, metrics=("accuracy",))
+    assert (found.planned, found.run.problems) == (1, ())
+
+
+def test_nan_in_one_of_many_files_changes_nothing_in_the_others(ray: RayFolder) -> None:
+    for number in range(40):
+        ray.add({"note": "not NaN"}, [{"accuracy": math.nan if number % 7 == 3 else number, "other": math.inf, "nested": {"a": [1]}}] * 3)
+    (ray.path / "train_00005" / "result.json").write_text("{]\n")
+    run = read(ray.path, metrics=("accuracy",))
+    of_trial = dict(run.epochs.group_by("trial").agg("accuracy").iter_rows())
+    expected = {number: None if number % 7 == 3 else number for number in range(40) if number != 5}
+    assert of_trial == {f"train_{number:05}": [value] * 3 for number, value in expected.items()}
+    assert run.epochs.filter("diverged")["trial"].to_list() == [f"train_{number:05}" for number in range(3, 40, 7)]
+    assert [problem.file for problem in run.problems] == ["train_00005/result.json"]
+
+
 def test_two_trials_of_the_same_cell_and_seed_are_not_counted_twice(ray: RayFolder) -> None:
     for accuracy in (10.0, 90.0):
         ray.add({"seed": 0}, accuracies(accuracy))
@@ -202,11 +224,11 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_others_are_read(ray: RayF
     assert [(problem.file, problem.what) for problem in run.problems] == [("train_00000/result.json", "line 2 is not JSON; left out")]
 
 
-def test_100_corrupted_result_files(ray: RayFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_200_corrupted_result_files(ray: RayFolder, capsys: pytest.CaptureFixture[str]) -> None:
     draw = random.Random(0)  # noqa: S311 - what to break
     files = [ray.add({"head": head, "seed": seed}, accuracies(10, 20, 30)) for head in ("a", "b") for seed in range(2)]
     whole = {file: file.read_bytes() for file in files}
-    for _ in range(100):
+    for _ in range(200):
         file = draw.choice(files)
         content, place = whole[file], draw.randrange(len(whole[file]))
         cut = [
@@ -245,6 +267,14 @@ def test_many_files_are_parsed_in_batches_as_one(ray: RayFolder, monkeypatch: py
     whole = read(ray.path, metrics=("accuracy",), seed="seed").epochs
     monkeypatch.setattr(foreign, "BATCH_BYTES", 500)
     assert read(ray.path, metrics=("accuracy",), seed="seed").epochs.equals(whole)
+
+
+def test_a_folder_that_is_not_ours_is_summarised_without_what_loads_slowly() -> None:
+    given = [str(EXAMPLE), "--metric", "mean_loss", "--cells", "activation", "--seed-column", "width"]
+    slow = ("scipy", "pydantic", "PIL", "pyarrow", "pandas", "altair", "torch", "ray", "tune_ablation.experiment")
+    code = f"import sys; from analysis.cli import main; main({given}); print('loaded:', [name for name in {slow} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
 def test_no_pickle_of_rays_is_opened(ray: RayFolder) -> None:
@@ -335,3 +365,59 @@ def test_old_logs_and_new_results_in_one_go(tmp_path: Path, capsys: pytest.Captu
     assert main([str(tmp_path / "old.log"), str(tmp_path / "ray"), "--metric", "mean_loss", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert len(content["experiments"]) == 2
+
+
+def as_objects(folder: Path, name: str, s3_options: str) -> str:
+    """The folder's files put on S3; their address."""
+    address = f"s3://{BUCKET}/{name}?{s3_options}"
+    storage = open_storage(address)
+    for file in filter(Path.is_file, folder.rglob("*")):
+        storage.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    return address
+
+
+def test_a_ray_folder_on_s3_reads_as_on_disk(ray: RayFolder, s3_options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        for head in ("origin", "maxpool"):
+            ray.add({"head": head, "seed": seed}, accuracies(10, 20 + seed), repeat_config=seed > 0)
+    ray.add({"head": "origin", "seed": 3}, accuracies(10, math.nan)).parent.joinpath("params.pkl").write_bytes(b"\x80")
+    (ray.path / "experiment_state-2026-01-01_00-00-00.json").write_text("{}")
+    columns = Columns(metrics=("accuracy",), cells=("head",), seed="seed")
+    address = as_objects(ray.path, "ray", s3_options)
+    (there,) = load.load([address], columns).runs
+    (here,) = load.load([str(ray.path)], columns).runs
+    assert there.epochs.equals(here.epochs)
+    assert there.plan.equals(here.plan)
+    assert there.problems == here.problems == ()
+    assert main([address, "--metric", "accuracy", "--cells", "head", "--seed-column", "seed"]) == 0
+    out = capsys.readouterr().out
+    assert "7 trials" in out
+    assert s3_options not in out
+
+
+def test_logs_on_s3_read_as_on_disk(tmp_path: Path, s3_options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for head in ("origin", "maxpool"):
+        (tmp_path / f"resnet18_{head}_seed-0.log").write_text(LOG)
+    (tmp_path / "notes.txt").write_text("nothing of that kind")
+    address = as_objects(tmp_path, "logs", s3_options)
+    (there,) = load.load([address]).runs
+    (here,) = load.load([str(tmp_path)]).runs
+    assert there.epochs.equals(here.epochs)
+    assert there.problems == here.problems
+    assert main([address]) == 0
+    assert "notes.txt: no whole epoch" in capsys.readouterr().out
+
+
+def test_one_log_on_s3_reads_as_on_disk(tmp_path: Path, s3_options: str) -> None:
+    (tmp_path / "run.log").write_text(LOG)
+    address = as_objects(tmp_path, "one", s3_options).replace("/one?", "/one/run.log?")
+    (there,) = load.load([address]).runs
+    (here,) = load.load([str(tmp_path / "run.log")]).runs
+    assert there.epochs.equals(here.epochs)
+
+
+def test_an_empty_place_on_s3_is_one_clear_error(s3_options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"s3://{BUCKET}/nothing?{s3_options}"]) == 2
+    err = capsys.readouterr().err
+    assert "no results here" in err
+    assert err.count("\n") == 1

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from analysis import load
+from analysis import epochs, load
 from analysis.run import FIXED_TYPES, Failure, Run
 from tune_ablation.errors import UserError
-from tune_ablation.records import CHECK, FIXED_COLUMNS, dump_rows
+from tune_ablation.records import CHECK, FIXED_COLUMNS, dump_rows, is_intact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,30 @@ def foreign_schema(path: Path) -> None:
     rewritten(path, lambda row: row.update(schema=99))
 
 
+def foreign_extra_column(path: Path) -> None:
+    rewritten(path, lambda row: row.update(extra=1))
+
+
+def foreign_column_in_place_of_another(path: Path) -> None:
+    rewritten(path, lambda row: row.update(test_f2=row.pop("test_f1")))
+
+
+def foreign_number_for_text(path: Path) -> None:
+    rewritten(path, lambda row: row.update(device=5))
+
+
+def foreign_list_for_text(path: Path) -> None:
+    rewritten(path, lambda row: row.update(device=[]))
+
+
+def foreign_text_for_text_and_extra_column(path: Path) -> None:
+    rewritten(path, lambda row: row.update(device=5, extra=1))
+
+
+def another_lr_in_between(path: Path) -> None:
+    rewritten(path, lambda row: row.update(lr=0.1 * int(str(row["epoch"]))))
+
+
 def goes_on_after_divergence(path: Path) -> None:
     rewritten(path, lambda row: row.update(diverged=True))
 
@@ -137,6 +161,12 @@ def goes_on_after_divergence(path: Path) -> None:
         foreign_level,
         foreign_experiment,
         foreign_schema,
+        foreign_extra_column,
+        foreign_column_in_place_of_another,
+        foreign_number_for_text,
+        foreign_list_for_text,
+        foreign_text_for_text_and_extra_column,
+        another_lr_in_between,
         goes_on_after_divergence,
     ],
 )
@@ -147,6 +177,26 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(full: Folder, damage: Call
     assert [(problem.file, problem.trial) for problem in run.problems] == [(f"trials/{trial}/records.jsonl", trial)]
     assert run.epochs["trial"].n_unique() == 9
     assert trial not in run.epochs["trial"]
+
+
+def test_files_read_together_and_one_by_one_are_the_same_rows(full: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    full.add("resnet18_origin", "confirm", 2, {"test_loss": [1.5, float("nan")]}, diverged=True)
+    full.file("resnet18_origin/confirm/seed-1").write_bytes(b"")
+    together, fast = only(full.path), epochs._Parser._fast
+    monkeypatch.setattr(epochs._Parser, "_fast", lambda parser, batch: None if batch else fast(parser, batch))
+    alone = only(full.path)
+    assert together.epochs.equals(alone.epochs)
+    assert together.epochs["test_loss"].null_count() == 1
+    assert together.problems == alone.problems
+    assert len(alone.problems) == 1
+
+
+def test_any_bit_that_flips_is_seen_before_anything_is_parsed(full: Folder) -> None:
+    content = full.file("resnet18_origin/confirm/seed-0").read_bytes()
+    assert is_intact(content)
+    for place in range(len(content)):
+        assert not is_intact(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert not is_intact(content[:-1])
 
 
 def test_a_copied_trial_is_not_counted_twice(full: Folder) -> None:
