@@ -11,6 +11,8 @@ help:
 	@echo "make test         set up, then lint, type check and the default tests"
 	@echo "make test-slow    the tests that take longer"
 	@echo "make browser      install Chromium (Debian, Ubuntu; as root), for the tests of the HTML report"
+	@echo "make chaos        kill real runs 100 times at random, seeded moments; about half an hour on two cores"
+	@echo "make week         5,000 stub trials under a kill every few seconds; about as long"
 	@echo "make clean        remove the virtual environment and caches, never results"
 
 quickstart: $(VENV)/ready
@@ -33,6 +35,12 @@ test-slow: $(VENV)/ready-dev
 
 browser:
 	command -v chromium || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+chaos: $(VENV)/ready-dev
+	$(BIN)/python -m tests.chaos --kills 100 --seed 1 --out docs/chaos.md
+
+week: $(VENV)/ready-dev
+	$(BIN)/python -m tests.chaos.week --trials 5000 --seed 1 --out docs/chaos.md
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=...")'

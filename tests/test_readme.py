@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import shlex
@@ -23,6 +25,8 @@ ELSEWHERE = {
     "python -m tune_ablation": "test_make_quickstart",
     "python -m tune_ablation data download": "tests/data/test_download.py, against a server on loopback",
     "ray up --yes cluster.yaml": "tests/test_cluster.py",
+    "python -m analysis ~/ray_results/my_tune_run": "test_results_of_other_programs_are_read",
+    "python -m analysis logs/": "test_results_of_other_programs_are_read",
 }
 
 
@@ -52,7 +56,7 @@ RUNS = [line for line in commands(README) if line.startswith(("python -m tune_ab
 @pytest.mark.parametrize("line", [line if "small" in line else pytest.param(line, marks=pytest.mark.slow) for line in RUNS])
 def test_run_and_analysis_commands_work(line: str, folder: Path, request: pytest.FixtureRequest) -> None:
     words = shlex.split(line)
-    if "analysis" in words and experiment.read(Path(words[-1]).name).data.dataset == "tiny-imagenet":
+    if "analysis" in words and experiment.read(Path(words[3]).name).data.dataset == "tiny-imagenet":
         request.getfixturevalue("tiny_imagenet_part")  # without it there was no run to analyse
     if "run" in words:
         asked = experiment.read(words[words.index("run") + 1])
@@ -62,6 +66,28 @@ def test_run_and_analysis_commands_work(line: str, folder: Path, request: pytest
     done = run(line, folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+
+
+LOG = """Epoch: [0][10/10]\tTime  0.100 ( 0.200)\tLoss 4.10e+00 (4.70e+00)\tAcc@1   9.00 (  6.00)\tAcc@5  20.00 ( 15.00)
+Test: [4/4]\tTime  0.2 ( 0.2)\tLoss 4.2000e+00 (4.1000e+00)\tAcc@1  12.00 ( 11.00)\tAcc@5  30.00 ( 29.00)
+ *   Acc@1 11.060 Acc@5 29.130
+"""
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in commands(README) if line.startswith(("python -m analysis ~", "python -m analysis logs"))]
+)
+def test_results_of_other_programs_are_read(line: str, tmp_path: Path) -> None:
+    for width, depth, seed in itertools.product((1, 2), (1, 2), (0, 1)):
+        trial = tmp_path / "ray_results" / "my_tune_run" / f"trial_{width}_{depth}_{seed}"
+        trial.mkdir(parents=True)
+        (trial / "params.json").write_text(json.dumps({"width": width, "depth": depth, "seed": seed}))
+        (trial / "result.json").write_text(json.dumps({"training_iteration": 1, "accuracy": 0.1 * width * depth + 0.01 * seed}) + "\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "resnet18.log").write_text(LOG)
+    done = run(f"HOME={tmp_path}; {line}", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "my_tune_run" in done.stdout or "11.06" in done.stdout
 
 
 @pytest.mark.parametrize("line", re.findall(r"^\| `(tune-ablation[^`]*)`", README, flags=re.MULTILINE))

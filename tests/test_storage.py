@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import BUCKET
+from tests.proxy import Proxy, proxy_to
+from tune_ablation import storage as storages
 from tune_ablation.errors import UserError
-from tune_ablation.storage import LocalStorage, RemoteStorage, Storage, open_storage
+from tune_ablation.storage import LocalStorage, RemoteStorage, Storage, StorageError, open_storage, redacted
 
 
 @pytest.fixture(params=["local", "pyarrow", "s3"])
@@ -95,6 +99,35 @@ def test_what_a_killed_writer_leaves_is_neither_listed_nor_in_the_way(tmp_path: 
         assert storage.read("a/x") == b"2"
         storage.delete("a")
         assert not (tmp_path / "a").exists()
+
+
+def test_whoever_is_alone_sweeps_what_killed_writers_left(tmp_path: Path) -> None:
+    for number, storage in enumerate((LocalStorage(tmp_path), RemoteStorage(f"file://{tmp_path}"))):
+        storage.write("a/x", b"1")
+        left = tmp_path / "a" / f"x.{number}.tmp"
+        left.write_bytes(b"half")
+        assert storage.names() == ["a/x"]
+        assert left.exists()
+        assert storage.names(sweep=True) == ["a/x"]
+        assert not left.exists()
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    storage = RemoteStorage(f"file://{tmp_path}")
+
+    def write(content: bytes) -> None:
+        for _ in range(50):
+            storage.write("x", content)
+
+    writers = [threading.Thread(target=write, args=(bytes([number]) * (1000 + number),)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    content = storage.read("x") or b""
+    assert len(set(content)) == 1
+    assert len(content) == 1000 + content[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_url_of_files_is_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,3 +245,87 @@ def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:
     LocalStorage(tmp_path / "results").delete("link")
     assert (tmp_path / "kept" / "file").exists()
     assert not (tmp_path / "results" / "link").is_symlink()
+
+
+@pytest.fixture
+def proxy(s3_options: str) -> Iterator[Proxy]:
+    with proxy_to(s3_options) as proxy:
+        yield proxy
+
+
+def test_requests_that_fail_are_made_again(proxy: Proxy, tmp_path: Path) -> None:
+    storage = open_storage(f"s3://{BUCKET}/{tmp_path.name}?{proxy.options}")
+    proxy.rates = {"busy": 0.05, "broken": 0.05, "reset": 0.05, "lost": 0.05, "slow": 0.1}
+    proxy.delay = 0.1
+    for number in range(12):
+        storage.write(f"trials/{number}", bytes([number]) * 10_000)
+        assert storage.read(f"trials/{number}") == bytes([number]) * 10_000
+    assert len(storage.names("trials")) == 12
+    storage.delete("trials")
+    assert storage.names() == []
+    assert sum(proxy.happened[what] for what in proxy.rates) > 5
+
+
+def test_a_server_that_comes_back_is_waited_for(proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = open_storage(f"s3://{BUCKET}/{tmp_path.name}?{proxy.options}")
+    storage.write("a", b"1")
+    proxy.rates = {"busy": 1.0}
+    back = threading.Timer(2.0, proxy.rates.clear)
+    back.start()
+    with caplog.at_level(logging.WARNING, "tune_ablation"):
+        assert storage.read("a") == b"1"
+    said = [record.getMessage() for record in caplog.records if record.name == "tune_ablation.storage"]
+    assert len(said) == 1
+    assert said[0].startswith(f"{storage.where('a')}: cannot be read: ")
+    assert said[0].endswith("; trying again for up to 120 s")
+    back.join()
+
+
+def test_a_server_that_stays_away_is_named_in_one_line(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storages, "PATIENCE_SECONDS", 1.0)
+    storage = open_storage(f"s3://key:secret@{BUCKET}/{tmp_path.name}?{proxy.options}")
+    proxy.stop()
+    with pytest.raises(StorageError) as caught:
+        storage.write("a", b"12")
+    proxy.start()
+    assert str(caught.value).startswith(f"s3://***@{BUCKET}/{tmp_path.name}/a: cannot be written, 2 bytes, and was tried for 1 s: ")
+    assert "\n" not in str(caught.value)
+    assert storage.read("a") is None
+    storage.write("a", b"12")
+    assert storage.read("a") == b"12"
+
+
+def test_what_is_refused_is_not_asked_for_again(proxy: Proxy) -> None:
+    with pytest.raises(UserError, match="NO_SUCH_BUCKET"):
+        open_storage(f"s3://nobody/x?{proxy.options}").write("a", b"1")
+    assert proxy.happened.total() == 1
+
+
+SECRETS = {
+    "s3://key:secret@bucket/x": "s3://***@bucket/x",
+    "s3://key:sec/ret@bucket/x?region=y": "s3://***@bucket/x?region=y",
+    "cannot open 's3://key:secret@bucket/x' or 'https://me:secret@host'": "cannot open 's3://***@bucket/x' or 'https://***@host'",
+    "abfs://box@account/x?sas_token=secret&tls=1": "abfs://box@account/x?sas_token=***&tls=1",
+    "s3://bucket/x?endpoint_override=127.0.0.1:9000&scheme=http": "s3://bucket/x?endpoint_override=127.0.0.1:9000&scheme=http",
+    "results/a@b:c": "results/a@b:c",
+}
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_credentials_are_taken_out_of_texts(text: str) -> None:
+    assert redacted(text) == SECRETS[text]
+
+
+def test_no_message_holds_a_credential(s3_options: str) -> None:
+    storage = open_storage(f"s3://testing:secret@{BUCKET}/x?{s3_options}").child("y")
+    assert "secret" not in storage.root + storage.where("z")
+    assert storage.where("z") == f"s3://***@{BUCKET}/x/y/z"
+    storage.write("z", b"1")
+    assert open_storage(storage.address).read("z") == b"1"
+    for uri in ("s3://key:secret@bucket/x?unknown=1", "s3://key:sec/ret@bucket/x", "nosuch://key:secret@bucket", "s3://key:secret@/x"):
+        with pytest.raises(UserError) as caught:
+            open_storage(uri)
+        assert "sec" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        open_storage(f"s3://key:secret@nobody/x?{s3_options}").write("a", b"1")
+    assert "secret" not in str(caught.value)

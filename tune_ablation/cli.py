@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from tune_ablation import __version__, plan
 from tune_ablation import experiment as experiments
-from tune_ablation.errors import UserError
+from tune_ablation.errors import Parser, UserError
 from tune_ablation.storage import open_storage
 
 if TYPE_CHECKING:
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 CACHE_VARIABLE = "TUNE_ABLATION_CACHE"
 DATA_FOLDER = Path("data")
 """Where ``data download`` puts Tiny-ImageNet and ``--data`` finds it by default."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block."""
-        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        print(f"error: {error.filename or 'a temporary file'}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _log_handler() -> logging.Handler:
@@ -65,13 +65,13 @@ def _log_handler() -> logging.Handler:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="tune-ablation",
         description="Ablation studies that can be trusted: every cell of a grid tuned alike, its winner retrained on common seeds.",
         epilog=f"Experiments that come with it: {', '.join(experiments.shipped_names())}. Without a command: run quickstart.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
     run = _command(commands, "run", _run, "run an experiment, or go on with it")
     _experiment_arguments(run)
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", metavar="HOST:PORT", help="use a running Ray cluster; 'auto' for the one of this machine")
     run.add_argument("--max-retries", type=_count, default=3, metavar="N", help="restarts of a trial whose worker died (default: 3)")
     _keep_argument(run)
+    _wait_argument(run)
 
     plan_command = _command(commands, "plan", _plan, "show what an experiment means: cells, trials, images, time")
     _experiment_arguments(plan_command)
@@ -106,13 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     _storage_argument(train)
     _cpus_argument(train, default=os.cpu_count() or 1)
     _keep_argument(train)
+    _wait_argument(train)
 
     graph = _command(commands, "graph", _graph, "write the network graph of every cell for TensorBoard")
     _experiment_arguments(graph)
     _storage_argument(graph)
 
     data = commands.add_parser("data", help="get Tiny-ImageNet, or decode it ahead").add_subparsers(
-        required=True, metavar="COMMAND", parser_class=_Parser
+        required=True, metavar="COMMAND", parser_class=Parser
     )
     prepare = _command(data, "prepare", _data_prepare, "decode an experiment's images now instead of at the first run")
     _experiment_arguments(prepare)
@@ -174,6 +176,10 @@ def _keep_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the weights of finished trials")
 
 
+def _wait_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", action="store_true", help="wait for another run of the same experiment to end, instead of refusing")
+
+
 def _json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -224,6 +230,7 @@ def _run(options: argparse.Namespace) -> int:
                 address=options.address,
                 max_retries=options.max_retries,
                 keep_checkpoints=options.keep_checkpoints,
+                wait=options.wait,
             ),
             console,
             progress,
@@ -382,6 +389,8 @@ def _train(options: argparse.Namespace) -> int:
         threads=options.cpus_per_trial,
         keep_checkpoint=options.keep_checkpoints,
         on_epoch=lambda row: console.print(_epoch_line(row), soft_wrap=True),
+        say=lambda line: console.print(line, soft_wrap=True, markup=False),
+        wait=options.wait,
     )
     report.summary(storage, console)
     console.print(f"Results: {storage.root}", soft_wrap=True)

@@ -7,6 +7,7 @@ never timing, other cells, or how many machines there are. Knows neither ray nor
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,6 +63,9 @@ class Result:
 Results = Mapping[str, Result]
 """Finished trials by key. A trial that is not in it has not run, is running, or failed for want of a machine."""
 
+Turn = tuple[bool, int]
+"""When a trial should start: whether it is a confirm trial, and its place in its cell's stage; among equals cells take turns."""
+
 
 def trial_key(cell_key: str, stage: Stage, number: int) -> str:
     """``resnet18_maxpool/search/003`` or ``resnet18_maxpool/confirm/seed-2``."""
@@ -74,9 +78,10 @@ def ready(experiment: Experiment, results: Results) -> tuple[Trial, ...]:
     All trials come out of this one function: call it again whenever ``results`` has grown; when every cell's trials are in
     ``results`` it returns nothing. Cells take turns: all cells' trial 0 first, then trial 1, the confirm trials last.
     """
-    by_cell = [_ready_in_cell(experiment, cell, results) for cell in experiment.cells()]
-    waiting = [(trial.stage == "confirm", position, order, trial) for order, trials in enumerate(by_cell) for position, trial in trials]
-    return tuple(trial for *_, trial in sorted(waiting, key=lambda entry: entry[:3]))
+    waiting = [
+        (turn, order, trial) for order, cell in enumerate(experiment.cells()) for turn, trial in ready_in_cell(experiment, cell, results)
+    ]
+    return tuple(trial for *_, trial in sorted(waiting, key=lambda entry: entry[:2]))
 
 
 def is_complete(experiment: Experiment, results: Results) -> bool:
@@ -91,32 +96,36 @@ def all_keys(experiment: Experiment) -> tuple[str, ...]:
 
 def search_keys(experiment: Experiment, cell: Cell) -> tuple[str, ...]:
     """Keys of a cell's search trials, in order."""
-    return tuple(trial_key(cell.key, "search", number) for number in range(experiment.search.trials_per_cell))
+    cell_key = cell.key
+    return tuple(trial_key(cell_key, "search", number) for number in range(experiment.search.trials_per_cell))
 
 
 def confirm_keys(experiment: Experiment, cell: Cell) -> tuple[str, ...]:
     """Keys of a cell's confirm trials, in the order of the listed seeds."""
-    return tuple(trial_key(cell.key, "confirm", seed) for seed in experiment.confirm.seeds)
+    cell_key = cell.key
+    return tuple(trial_key(cell_key, "confirm", seed) for seed in experiment.confirm.seeds)
 
 
-def _ready_in_cell(experiment: Experiment, cell: Cell, results: Results) -> list[tuple[int, Trial]]:
+def ready_in_cell(experiment: Experiment, cell: Cell, results: Results) -> list[tuple[Turn, Trial]]:
+    """What ``ready`` gives of one cell, each with its turn; only results of this cell are looked at."""
     search = experiment.search
-    found: list[tuple[int, Trial]] = []
+    found: list[tuple[Turn, Trial]] = []
     keys = search_keys(experiment, cell)
     finished = [results.get(key) for key in keys]
+    unbroken = tuple(result for result in itertools.takewhile(lambda result: result is not None, finished) if result is not None)
     for number, key in enumerate(keys):
-        known = finished[: max(0, number - search.parallel_per_cell + 1)]
-        history = tuple(result for result in known if result is not None)
-        if len(history) < len(known):
+        history = max(0, number - search.parallel_per_cell + 1)
+        if history > len(unbroken):
             break  # every later trial would need that one too
         if key not in results:
             seed = derived_seed(experiment.seed, "training", number)
-            found.append((number, Trial(cell, "search", number, seed, suggest(search, experiment.seed, number, history))))
+            lr = suggest(search, experiment.seed, number, unbroken[:history])
+            found.append(((False, number), Trial(cell, "search", number, seed, lr)))
     complete = [result for result in finished if result is not None]
     if len(complete) == len(keys):
         lr = experiment.recipe.lr or winner(search, complete).lr
         found += [
-            (position, Trial(cell, "confirm", seed, seed, lr))
+            ((True, position), Trial(cell, "confirm", seed, seed, lr))
             for position, (seed, key) in enumerate(zip(experiment.confirm.seeds, confirm_keys(experiment, cell), strict=True))
             if key not in results
         ]

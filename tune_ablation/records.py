@@ -30,6 +30,27 @@ METRICS: dict[str, bool] = {
 }
 """Every metric column of a record, and whether higher is better."""
 
+DERIVED_METRICS: dict[str, bool] = {
+    "gap_acc1": False,
+    "gap_loss": False,
+    "epochs_to_target": False,
+    "epochs_to_own_target": False,
+    "best_epoch": False,
+    "turning_epoch": False,
+    "acc1_drop": False,
+    "loss_rise": False,
+}
+"""Quantities that the analysis derives from a trial's records, and whether higher is better.
+
+The gaps are ``train_eval_acc1 - test_acc1`` and ``test_loss - train_eval_loss``; the targets are 90 % of the baseline's mean
+final test acc@1, and 90 % of the trial's own best. ``best_epoch`` is that of test acc@1 and ``acc1_drop`` the fall from there to the
+last epoch; ``turning_epoch`` is that of the lowest test loss and ``loss_rise`` the rise from there. ``at`` says which value of a gap's
+curve is meant; for the others there is only one.
+"""
+
+COSTS = ("params", "madd", "flops", "memory_bytes", "memory_rw_bytes")
+"""Static figures of a cell, from the run header's profile."""
+
 RECORDS_FILE = "records.jsonl"
 FAILURE_FILE = "failure.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -39,6 +60,10 @@ TRIALS_FOLDER = "trials"
 
 class RecordsError(Exception):
     """A records file is not what it should be; the message says in what and where."""
+
+
+class NewerError(RecordsError):
+    """The file is whole, and written in a schema of a later version."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,8 @@ class EpochRecord:
 CHECK = "check"
 """The column that only the file has: the chained check value of its line."""
 
+_END = f', "{CHECK}": "%08x"}}'.encode()
+
 TIMES = ("epoch_seconds", "train_images_per_second")
 """Columns that two runs of the same trial may differ in."""
 
@@ -132,6 +159,17 @@ def dump_rows(rows: Iterable[Mapping[str, Any]]) -> bytes:
         check = zlib.crc32(body.encode(), check)
         lines.append(f'{body[:-1]}, "{CHECK}": "{check:08x}"}}\n')
     return "".join(lines).encode()
+
+
+def is_intact(content: bytes) -> bool:
+    """Whether the bytes are lines that end as ``dump_rows`` ends them, each with the right check value: sooner known than parsed."""
+    check, length = 0, len(_END % 0)
+    lines = content.split(b"\n")
+    for line in lines[:-1]:
+        check = zlib.crc32(b"}", zlib.crc32(line[:-length], check))
+        if line[-length:] != _END % check:
+            return False
+    return not lines[-1]
 
 
 def load_rows(content: bytes, where: str) -> list[dict[str, Any]]:
@@ -156,12 +194,13 @@ def load_rows(content: bytes, where: str) -> list[dict[str, Any]]:
             raise RecordsError(f"{place}: not JSON ({error})") from None
         if not isinstance(row, dict) or "schema" not in row:
             raise RecordsError(f"{place}: not an epoch record")
-        if row["schema"] != SCHEMA:
-            raise RecordsError(f"{place}: schema {row['schema']!r}, this version reads {SCHEMA}")
         body, separator, _ = line.rpartition(f', "{CHECK}": '.encode())
         check = zlib.crc32(body + b"}", check)
         if not separator or row[CHECK] != f"{check:08x}":
             raise RecordsError(f"{place}: damaged (its check value does not match)")
+        if row["schema"] != SCHEMA:
+            newer = isinstance(row["schema"], int) and row["schema"] > SCHEMA
+            raise (NewerError if newer else RecordsError)(f"{place}: schema {row['schema']!r}, this version reads {SCHEMA}")
         if row.get("epoch") != number:
             raise RecordsError(f"{place}: epoch {row.get('epoch')}, expected {number}")
         del row[CHECK]

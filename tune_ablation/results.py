@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -12,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tune_ablation import plan
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment, differences
 from tune_ablation.records import (
@@ -25,14 +28,20 @@ from tune_ablation.records import (
     RECORDS_FILE,
     SCHEMA,
     TRIALS_FOLDER,
+    NewerError,
     RecordsError,
     is_finished,
     load_rows,
 )
-from tune_ablation.storage import Storage
+from tune_ablation.storage import Storage, redacted
 
 if TYPE_CHECKING:
     from tune_ablation.data import PreparedData
+
+BACKUP_FILE = "run.copy.json"
+"""Written with the header: it alone says how the records were made, so it is kept twice."""
+
+HEADER_KEYS = {"schema", "name", "digest", "experiment", "cells", "data", "precision", "sessions"}
 
 PACKAGES = ("tune-ablation", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "polars")
 READERS = 16
@@ -41,35 +50,76 @@ READERS = 16
 logger = logging.getLogger(__name__)
 
 
-def finished_rows(storage: Storage, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The last record of every finished trial among ``keys``.
+@dataclass(frozen=True)
+class Found:
+    """What earlier sessions left.
 
-    A damaged file is named in a warning and counts as unfinished: its trial goes on from its checkpoint, or begins again.
+    Attributes:
+        header: the run header; None where there was none.
+        rows: the last record of every finished trial, by the trial's key.
     """
-    present = set(storage.names(TRIALS_FOLDER))
-    wanted = [key for key in keys if f"{TRIALS_FOLDER}/{key}/{RECORDS_FILE}" in present]
+
+    header: dict[str, Any] | None
+    rows: dict[str, dict[str, Any]]
+
+
+def take_up(storage: Storage, experiment: Experiment, data: dict[str, Any], *, keep_checkpoints: bool) -> Found:
+    """See what an experiment's results folder holds, and put it in order: for the one driver that holds it.
+
+    What is damaged or gone is named in a warning that says what becomes of its trial.
+
+    Raises:
+        UserError: the folder is another experiment's, or a newer version's, or holds records that nothing tells the settings of.
+    """
+    names = set(storage.names(sweep=True))
+    header = read_header(storage)
+    if header is not None:
+        check_continues(header, experiment, data, storage.where(""))
+    elif any(name.startswith(f"{TRIALS_FOLDER}/") and name.endswith(f"/{RECORDS_FILE}") for name in names):
+        raise UserError(
+            f"{storage.where(HEADER_FILE)}: missing, and {BACKUP_FILE} too: without it nothing says how the records beside it were "
+            "made; put it back, or move the folder away"
+        )
+    keys = plan.all_keys(experiment)
+    rows = _finished_rows(storage, keys, names)
+    if not keep_checkpoints:  # what a process that died right after its trial's last record left behind
+        for name in (f"{TRIALS_FOLDER}/{key}/{CHECKPOINT_FILE}" for key in rows):
+            if name in names:
+                storage.delete(name)
+    return Found(header, rows)
+
+
+def _finished_rows(storage: Storage, keys: Iterable[str], names: set[str]) -> dict[str, dict[str, Any]]:
+    folders = {name.rpartition("/")[0] for name in names}
+    begun = [key for key in keys if f"{TRIALS_FOLDER}/{key}" in folders]
+    wanted = [key for key in begun if f"{TRIALS_FOLDER}/{key}/{RECORDS_FILE}" in names]
     with ThreadPoolExecutor(READERS) as pool:
-        rows = pool.map(lambda key: _last_if_finished(storage, key), wanted)
-    return {key: row for key, row in zip(wanted, rows, strict=True) if row is not None}
+        rows = dict(zip(wanted, pool.map(lambda key: _rows(storage, key, names), wanted), strict=True))
+    without = [key for key in begun if key not in rows and f"{TRIALS_FOLDER}/{key}/{FAILURE_FILE}" not in names]
+    if without:
+        logger.warning("begun before, and no records there: %s; going on from a checkpoint, or beginning again", ", ".join(without))
+    return {key: trial[-1] for key, trial in rows.items() if is_finished(trial)}
 
 
-def _last_if_finished(storage: Storage, key: str) -> dict[str, Any] | None:
+def _rows(storage: Storage, key: str, names: set[str]) -> list[dict[str, Any]]:
+    """A trial's records; none where they are damaged, which a warning says."""
     name = f"{TRIALS_FOLDER}/{key}/{RECORDS_FILE}"
-    content = storage.read(name)
+    where = storage.where(name)
+    has_checkpoint = f"{TRIALS_FOLDER}/{key}/{CHECKPOINT_FILE}" in names
+    begins_again = "the trial goes on from its checkpoint" if has_checkpoint else "the trial is run again"
     try:
-        rows = load_rows(content or b"", storage.where(name))
+        rows = load_rows(storage.read(name) or b"", where)
+    except NewerError as error:
+        raise UserError(f"{error}; a newer version of tune-ablation wrote it") from None
     except RecordsError as error:
-        logger.warning("%s; the trial is run again", error)
-        return None
-    return rows[-1] if is_finished(rows) and rows[-1]["trial"] == key else None
-
-
-def remove_checkpoints(storage: Storage, finished: Iterable[str]) -> None:
-    """Remove what a process that died right after its trial's last record left behind."""
-    present = set(storage.names(TRIALS_FOLDER))
-    for name in (f"{TRIALS_FOLDER}/{key}/{CHECKPOINT_FILE}" for key in finished):
-        if name in present:
-            storage.delete(name)
+        logger.warning("%s; %s", error, begins_again)
+        return []
+    if rows[-1]["trial"] != key:
+        logger.warning("%s: records of %s; %s", where, rows[-1]["trial"], begins_again)
+        return []
+    if not is_finished(rows) and not has_checkpoint:
+        logger.warning("%s: %d of %d epochs and no checkpoint; %s", where, len(rows), rows[-1]["epochs"], begins_again)
+    return rows
 
 
 def write_failure(storage: Storage, key: str, reason: str, attempts: int) -> None:
@@ -79,23 +129,44 @@ def write_failure(storage: Storage, key: str, reason: str, attempts: int) -> Non
 
 
 def read_header(storage: Storage) -> dict[str, Any] | None:
-    """The run header, or None where no run has begun.
+    """The run header; None where no run has begun. One that is damaged or gone is put back from its copy.
 
     Raises:
-        UserError: there is one that cannot be understood, or that a newer version wrote.
+        UserError: neither can be understood, or a newer version wrote them.
     """
-    content = storage.read(HEADER_FILE)
+    header, problem = _parse_header(storage, HEADER_FILE)
+    if header is not None:
+        return header
+    copy, _ = _parse_header(storage, BACKUP_FILE)
+    if copy is not None:
+        logger.warning("%s: %s; put back from its copy, %s", storage.where(HEADER_FILE), problem or "gone", BACKUP_FILE)
+        storage.write(HEADER_FILE, storage.read(BACKUP_FILE) or b"")
+    elif problem is not None:
+        raise UserError(f"{storage.where(HEADER_FILE)}: {problem}; put it back, or move the folder away to begin a new one")
+    return copy
+
+
+def _parse_header(storage: Storage, name: str) -> tuple[dict[str, Any] | None, str | None]:
+    """The header in a file, or what is wrong with it; neither where there is none."""
+    content = storage.read(name)
     if content is None:
-        return None
-    where = storage.where(HEADER_FILE)
+        return None, None
     try:
-        header = json.loads(content)
-        schema = header["schema"]
+        header = dict(json.loads(content))
+        schema, check = header["schema"], header.pop("check", None)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where}: damaged, not a run header ({error}); move it away to begin a new one") from None
-    if schema != SCHEMA:
-        raise UserError(f"{where}: written in schema {schema!r}, this version reads {SCHEMA}")
-    return dict(header)
+        return None, f"damaged, not a run header ({error})"
+    if check != _check(header) and (check is not None or header.keys() - HEADER_KEYS):  # the first headers had no check value
+        return None, "damaged (its check value does not match)"
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"{storage.where(name)}: written in schema {schema} by a newer version of tune-ablation, this one reads {SCHEMA}")
+    if schema != SCHEMA or not header.keys() >= HEADER_KEYS:
+        return None, f"damaged, not a run header (schema {schema!r})"
+    return header, None
+
+
+def _check(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def check_continues(header: dict[str, Any], experiment: Experiment, data: dict[str, Any], where: str) -> None:
@@ -114,15 +185,26 @@ def check_continues(header: dict[str, Any], experiment: Experiment, data: dict[s
         )
 
 
-def write_header(
+def write_session(
     storage: Storage,
     experiment: Experiment,
+    before: dict[str, Any] | None,
     cells: list[dict[str, Any]],
     data: dict[str, Any],
     precision: str,
-    sessions: list[dict[str, Any]],
+    gpus: list[str],
 ) -> None:
-    """Write the run header; see ``README.md`` for its form."""
+    """Write the run header with this session at its end, and a copy of it; see ``README.md`` for its form.
+
+    Args:
+        storage: the experiment's results folder.
+        experiment: what is run.
+        before: the header as it was.
+        cells: see ``describe_cells``.
+        data: see ``describe_data``.
+        precision: ``fp32`` or ``bf16``.
+        gpus: their names.
+    """
     header = {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -131,9 +213,11 @@ def write_header(
         "cells": cells,
         "data": data,
         "precision": precision,
-        "sessions": sessions,
+        "sessions": [*(before["sessions"] if before is not None else []), this_session(gpus)],
     }
-    storage.write(HEADER_FILE, _json(header))
+    content = _json(header | {"check": _check(header)})
+    storage.write(BACKUP_FILE, content)
+    storage.write(HEADER_FILE, content)
 
 
 def describe_data(experiment: Experiment, prepared: PreparedData) -> dict[str, Any]:
@@ -177,7 +261,7 @@ def this_session(gpus: list[str]) -> dict[str, Any]:
     """What was started when, where and with which versions."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [redacted(argument) for argument in sys.argv],
         "host": platform.node(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "commit": _commit(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import torch
 
 from tune_ablation import plan, results
 from tune_ablation.data.batches import Batches
+from tune_ablation.lock import only_driver
 from tune_ablation.records import TRIALS_FOLDER
 from tune_ablation.training.loop import Training, TrialSpec, resolve_precision
 from tune_ablation.training.stored import StoredTraining
@@ -17,6 +19,22 @@ if TYPE_CHECKING:
     from tune_ablation.data import PreparedData
     from tune_ablation.experiment import Experiment
     from tune_ablation.storage import Storage
+
+
+def spec_of(experiment: Experiment, trial: plan.Trial) -> TrialSpec:
+    """What the training needs to know of a trial of the plan."""
+    return TrialSpec(
+        experiment=experiment.name,
+        trial=trial.key,
+        cell=trial.cell.key,
+        factors=trial.cell.levels,
+        stage=trial.stage,
+        number=trial.number,
+        seed=trial.seed,
+        lr=trial.lr,
+        model=trial.cell.model,
+        recipe=trial.cell.recipe,
+    )
 
 
 def begin(
@@ -38,21 +56,9 @@ def begin(
         precision: ``fp32`` or ``bf16``.
         keep_checkpoint: keep the weights once it is finished.
     """
-    spec = TrialSpec(
-        experiment=experiment.name,
-        trial=trial.key,
-        cell=trial.cell.key,
-        factors=trial.cell.levels,
-        stage=trial.stage,
-        number=trial.number,
-        seed=trial.seed,
-        lr=trial.lr,
-        model=trial.cell.model,
-        recipe=trial.cell.recipe,
-    )
     first = trial.number == (0 if experiment.search.trials_per_cell and trial.stage == "search" else experiment.confirm.seeds[0])
     return StoredTraining(
-        Training(spec, batches, precision),
+        Training(spec_of(experiment, trial), batches, precision),
         storage.child(f"{TRIALS_FOLDER}/{trial.key}"),
         keep_checkpoint=keep_checkpoint,
         graph=first and trial.stage == ("search" if experiment.search.trials_per_cell else "confirm"),
@@ -67,6 +73,8 @@ def train_alone(
     threads: int,
     keep_checkpoint: bool,
     on_epoch: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
+    wait: bool = False,
 ) -> None:
     """Run an experiment whose trials are all known beforehand, one after another in this process.
 
@@ -77,29 +85,29 @@ def train_alone(
         threads: CPU threads.
         keep_checkpoint: keep the weights of finished trials.
         on_epoch: called with each new record row.
+        say: told what a person should know.
+        wait: wait for another driver on the same folder to end.
 
     Raises:
-        UserError: the folder holds results of something else.
+        UserError: the folder holds results of something else, or another driver is at work in it.
     """
     results.check_batch_size(experiment, prepared)
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = results.describe_data(experiment, prepared)
-    header = results.read_header(storage)
-    if header is not None:
-        results.check_continues(header, experiment, data, storage.where(""))
-    precision = header["precision"] if header is not None else resolve_precision(experiment.recipe.precision, device)
-    gpus = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
-    sessions = [*(header["sessions"] if header is not None else []), results.this_session(gpus)]
-    cells = results.describe_cells(experiment, data["classes"], data["image_size"])
-    results.write_header(storage, experiment, cells, data, precision, sessions)
-    rows = results.finished_rows(storage, plan.all_keys(experiment))
-    batches = Batches(prepared, device)
-    for trial in plan.ready(experiment, plan.results_of(experiment, rows.values())):
-        stored = begin(experiment, trial, batches, storage, precision=precision, keep_checkpoint=keep_checkpoint)
-        try:
-            while not stored.training.finished:
-                stored.step()
-                on_epoch(stored.training.rows[-1])
-        finally:
-            stored.close()
+    stop = threading.Event()
+    with only_driver(storage, stop, wait=wait, say=say):
+        found = results.take_up(storage, experiment, data, keep_checkpoints=keep_checkpoint)
+        precision = found.header["precision"] if found.header is not None else resolve_precision(experiment.recipe.precision, device)
+        gpus = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+        cells = results.describe_cells(experiment, data["classes"], data["image_size"])
+        results.write_session(storage, experiment, found.header, cells, data, precision, gpus)
+        batches = Batches(prepared, device)
+        for trial in plan.ready(experiment, plan.results_of(experiment, found.rows.values())):
+            stored = begin(experiment, trial, batches, storage, precision=precision, keep_checkpoint=keep_checkpoint)
+            try:
+                while not stored.training.finished and not stop.is_set():
+                    stored.step()
+                    on_epoch(stored.training.rows[-1])
+            finally:
+                stored.close()

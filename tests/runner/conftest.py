@@ -144,6 +144,14 @@ def _command_line(pid: int) -> str:
         return ""
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is more than an entry that its parent has yet to collect."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kill_tree(pid: int) -> None:
     """SIGKILL for a process and everything that it started."""
     for victim in descendants(pid):

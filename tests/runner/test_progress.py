@@ -74,6 +74,18 @@ def test_a_failed_trial_blocks_its_own_cell_alone(quickstart: experiment.Experim
         assert config["cell"] != failed.cell.key
 
 
+def test_a_trial_whose_worker_died_is_handed_out_again_so_many_times(quickstart: experiment.Experiment) -> None:
+    searcher = PlanSearcher(quickstart, {}, retries=2)
+    for failures in range(3):
+        config = searcher.suggest("a")
+        assert isinstance(config, dict)
+        assert (config["key"], config["failures"]) == ("resnet18_origin/search/000", failures)
+        assert not searcher.failed
+        searcher.on_trial_complete("a", error=True)
+    assert set(searcher.failed) == {"resnet18_origin/search/000"}
+    assert searcher.failures["resnet18_origin/search/000"] == 3
+
+
 def test_at_most_so_many_trials_run_at_once(quickstart: experiment.Experiment) -> None:
     searcher = PlanSearcher(quickstart, {}, parallel=2)
     assert isinstance(searcher.suggest("a"), dict)

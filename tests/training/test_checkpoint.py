@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tune_ablation.training.checkpoint import _MAGIC, CheckpointError, dump, load
+from tune_ablation.training.checkpoint import SCHEMA, CheckpointError, NewerError, dump, load
 
 STATE: dict[str, Any] = {
     "trial": "resnet18_origin/search/000",
@@ -63,9 +63,19 @@ class Trap:
         return Path.write_text, (self.path, "ran")
 
 
-def sealed(payload: bytes) -> bytes:
+def sealed(payload: bytes, schema: int = SCHEMA) -> bytes:
     """With the right digest: as someone who means harm would."""
-    return _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    digested = payload if schema == 1 else b"%d " % schema + payload
+    return f"tune-ablation checkpoint {schema} {hashlib.sha256(digested).hexdigest()}\n".encode() + payload
+
+
+def test_a_checkpoint_of_a_newer_version_is_told_from_a_damaged_one() -> None:
+    payload = CONTENT.partition(b"\n")[2]
+    assert load(sealed(payload)).keys() == STATE.keys()
+    with pytest.raises(NewerError, match=f"schema {SCHEMA + 1} by a newer version of tune-ablation, this one reads {SCHEMA}"):
+        load(sealed(payload, SCHEMA + 1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(CONTENT.replace(b"checkpoint 1 ", b"checkpoint 3 ", 1))
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -135,6 +135,12 @@ def test_death_before_or_after_any_change_to_the_disk(
             died = False
         before = rows_in(folder)
         assert timeless(before) == timeless(undisturbed[: len(before)]), "what is there is never wrong"
+        if is_finished(before):  # its worker died before the driver heard of the end, and the driver has it begun again
+            again = StoredTraining(Training(spec, batches), LocalStorage(tmp_path / str(moment)), keep_checkpoint=keep)
+            assert again.training.finished
+            again.close()
+            assert rows_in(folder) == before, "it was trained again"
+            assert (folder.read(CHECKPOINT_FILE) is not None) == keep
         rows = finish(spec, batches, LocalStorage(tmp_path / str(moment)), keep_checkpoint=keep)
         assert timeless(rows) == timeless(undisturbed), f"died at change {moment}"
         if not died:
@@ -152,7 +158,7 @@ def test_killed_at_random_moments_a_real_process_goes_on_to_the_same_records(
     rng, kills = random.Random(0), 0
 
     def start(storage: Storage) -> Any:
-        options = {"threads": 1, "keep_checkpoint": False, "on_epoch": print}
+        options = {"threads": 1, "keep_checkpoint": False, "on_epoch": print, "say": print}
         process = processes.Process(target=train_alone, args=(experiment, prepared, storage), kwargs=options)
         process.start()
         return process

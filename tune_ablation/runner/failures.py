@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.stopper import Stopper
+
+WHY_A_WORKER_DIED = ("The actor is dead because", "killed due to the node running low on memory")
+"""Words of Ray's: what follows them goes on for many lines of advice."""
 
 
 class Interruption(Stopper):
@@ -34,13 +41,13 @@ class Interruption(Stopper):
 
 
 class FailureCallback(tune.Callback):
-    """Passes on a trial whose retries are used up.
+    """Passes on what befell a trial, after the searcher has heard of it.
 
     Args:
-        note: called with (trial key, reason, attempts).
+        note: called with (trial key, reason).
     """
 
-    def __init__(self, note: Callable[[str, str, int], None] | None = None) -> None:
+    def __init__(self, note: Callable[[str, str], None] | None = None) -> None:
         self._note = note
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -49,11 +56,40 @@ class FailureCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's signature
         """See ``tune.Callback``."""
         if self._note is not None:
-            self._note(trial.config["key"], reason_of(str(trial.get_error() or "")), trial.num_failures)
+            self._note(trial.config["key"], reason_of(_account(trial)))
+
+
+@contextmanager
+def any_death_counts() -> Iterator[None]:
+    """Have Tune take every error that Ray raises for a worker for that worker's failure.
+
+    By itself it knows the worker's own exceptions and its plain death, and ends the whole run on anything else: on the memory monitor's
+    killing of a worker that trains, for one.
+    """
+    told = RayActorManager._actor_task_failed  # noqa: SLF001 - Tune has no hook for it; Ray's version is pinned
+
+    def tell(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        told(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = tell  # type: ignore[method-assign,assignment]  # noqa: SLF001 - what this is about
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = told  # type: ignore[method-assign]  # noqa: SLF001 - as it was
+
+
+def _account(trial: Any) -> str:
+    """What Tune has written of a trial's failures so far, straight from where it writes: it copies that to the results at leisure."""
+    try:
+        return Path(trial.error_file).read_text(errors="replace")
+    except (OSError, TypeError):  # no such file, or Tune has no place for one
+        return ""
 
 
 def reason_of(text: str) -> str:
-    """The telling line of Ray's account of a failure: why the worker died, or else the exception's own line, its last."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    dead = [line for line in lines if line.startswith("The actor is dead because")]
+    """The telling line of Tune's account of its latest failure: why the worker died, or else the exception's own line, its last."""
+    lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
+    dead = [line for line in lines if any(words in line for words in WHY_A_WORKER_DIED)]
     return (dead or lines or ["the worker died"])[-1]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_ablation import plan
-from tune_ablation.experiment import Experiment
+from tune_ablation.experiment import Cell, Experiment
 from tune_ablation.runner.searcher import PlanSearcher
 
 
@@ -34,7 +34,8 @@ class Board:
         self._cells = experiment.cells()
         self._total = len(plan.all_keys(experiment))
         self._epochs_now: dict[str, int] = {}  # epochs done by the running trials
-        self._epoch_seconds: dict[str, list[float]] = defaultdict(list)
+        self._open = {cell.key: self._keys(cell) - searcher.results.keys() for cell in self._cells}
+        self._trained: dict[str, tuple[int, float]] = {}  # by cell: epochs, and the seconds they took
         self._started = time.monotonic()
         self._training_since: float | None = None  # starting Ray and its workers says nothing of how long the rest will take
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=True)
@@ -54,14 +55,18 @@ class Board:
 
     def on_epoch(self, trial: plan.Trial, result: Mapping[str, Any]) -> None:
         """An epoch of a running trial is done."""
+        for note in result.get("notes", ()):
+            self.say(note)
         if self._training_since is None:
             self._training_since = time.monotonic() - result["epoch_seconds"]
         self._epochs_now[trial.key] = result["epoch"]
-        self._epoch_seconds[trial.cell.key].append(result["epoch_seconds"])
+        epochs, seconds = self._trained.get(trial.cell.key, (0, 0.0))
+        self._trained[trial.cell.key] = (epochs + 1, seconds + result["epoch_seconds"])
 
     def on_end(self, trial: plan.Trial, result: Mapping[str, Any]) -> None:
         """A trial is finished."""
         self._epochs_now.pop(trial.key, None)
+        self._open[trial.cell.key].discard(trial.key)
         if self._console.is_terminal:
             return
         if result["diverged"]:
@@ -76,19 +81,21 @@ class Board:
 
     def _time_left(self) -> float | None:
         """Seconds until the end, from the mean epoch time of each cell and how many trials ran at once so far; None so far unknown."""
-        seconds = {cell: sum(times) / len(times) for cell, times in self._epoch_seconds.items()}
         if self._training_since is None:
             return None
-        typical = sum(seconds.values()) / len(seconds)
-        left = 0.0
-        for cell in self._cells:
-            keys = (*plan.search_keys(self._experiment, cell), *plan.confirm_keys(self._experiment, cell))
-            open_trials = [key for key in keys if key not in self._searcher.results]
-            epochs = len(open_trials) * cell.recipe.epochs - sum(self._epochs_now.get(key, 0) for key in open_trials)
-            left += epochs * seconds.get(cell.key, typical)
+        means = {cell: seconds / epochs for cell, (epochs, seconds) in self._trained.items()}
+        typical = sum(means.values()) / len(means)
+        begun: dict[str, int] = defaultdict(int)
+        for trial in self._searcher.running.values():
+            begun[trial.cell.key] += self._epochs_now.get(trial.key, 0)
+        left = sum(
+            (len(self._open[cell.key]) * cell.recipe.epochs - begun[cell.key]) * means.get(cell.key, typical) for cell in self._cells
+        )
         elapsed = time.monotonic() - self._training_since
-        trained = sum(sum(times) for times in self._epoch_seconds.values())
-        return left * elapsed / trained
+        return left * elapsed / sum(seconds for _, seconds in self._trained.values())
+
+    def _keys(self, cell: Cell) -> set[str]:
+        return {*plan.search_keys(self._experiment, cell), *plan.confirm_keys(self._experiment, cell)}
 
     def render(self) -> Group:
         """The live view as it is now."""

@@ -6,22 +6,22 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import filelock
 from rich.console import Console
 
 from tune_ablation import data, plan, results
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment
+from tune_ablation.lock import only_driver
+from tune_ablation.runner import local_ray
 from tune_ablation.runner.session import Session
 from tune_ablation.runner.studies import write_studies
 from tune_ablation.storage import Storage, open_storage
@@ -29,19 +29,7 @@ from tune_ablation.storage import Storage, open_storage
 if TYPE_CHECKING:
     from tune_ablation.runner.searcher import PlanSearcher
 
-LOCK_FILE = ".lock"
 TUNE_FOLDER = "ray"
-
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; the old one warns at every start
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints its banner even when told to be silent
-}
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,7 @@ class Options:
         address: a running Ray cluster (``auto`` for the one of this machine); None starts Ray here.
         max_retries: how often a trial whose worker died is started again before it counts as failed.
         keep_checkpoints: keep the weights of finished trials.
+        wait: wait for another driver on the same results folder to end, instead of refusing.
     """
 
     storage_path: str
@@ -69,6 +58,7 @@ class Options:
     address: str | None = None
     max_retries: int = 3
     keep_checkpoints: bool = False
+    wait: bool = False
 
 
 def run(experiment: Experiment, options: Options, console: Console, progress: data.Progress | None = None) -> int:
@@ -93,21 +83,19 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
     prepared = data.prepare(experiment.data, options.data, cache_dir=options.cache, progress=progress)
     results.check_batch_size(experiment, prepared)
     described = results.describe_data(experiment, prepared)
-    with _only_driver(storage):
-        header = results.read_header(storage)
-        if header is not None:
-            results.check_continues(header, experiment, described, storage.where(""))
-        keys = plan.all_keys(experiment)
-        rows = results.finished_rows(storage, keys)
-        if not options.keep_checkpoints:
-            results.remove_checkpoints(storage, rows)
-        finished = plan.results_of(experiment, rows.values())
+    stop = threading.Event()
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    with only_driver(storage, stop, wait=options.wait, say=say):
+        found = results.take_up(storage, experiment, described, keep_checkpoints=options.keep_checkpoints)
+        finished = plan.results_of(experiment, found.rows.values())
         before = f", {len(finished)} of them finished before" if finished else ""
-        console.print(f"[bold]{experiment.name}[/bold]: {len(experiment.cells())} cells, {len(keys)} trials{before}")
+        console.print(f"[bold]{experiment.name}[/bold]: {len(experiment.cells())} cells, {len(plan.all_keys(experiment))} trials{before}")
         interrupted = False
         if not plan.is_complete(experiment, finished):
-            precision = header["precision"] if header is not None else _precision(experiment, gpus_per_trial)
-            sessions = [*(header["sessions"] if header is not None else []), results.this_session(gpus)]
+            precision = found.header["precision"] if found.header is not None else _precision(experiment, gpus_per_trial)
             session = Session(
                 experiment=experiment.resolved(),
                 storage=storage.address,
@@ -122,9 +110,9 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
             # Counting the cells' costs imports torchvision, which takes as long as Ray takes to start: both at once.
             with ThreadPoolExecutor(1) as pool:
                 cells = pool.submit(results.describe_cells, experiment, described["classes"], described["image_size"])
-                with _ray(options, gpus_per_trial):
-                    results.write_header(storage, experiment, cells.result(), described, precision, sessions)
-                    finished, interrupted = _tune(experiment, session, options, gpus_per_trial, finished, storage, console)
+                with local_ray.started(options.address, _cpus(options, gpus_per_trial), say) as folder:
+                    results.write_session(storage, experiment, found.header, cells.result(), described, precision, gpus)
+                    finished, interrupted = _tune(experiment, session, options, gpus_per_trial, finished, storage, folder, stop, console)
         write_studies(experiment, finished, storage)
     if interrupted:
         console.print("Stopped. Everything done so far is kept; the same command goes on from here.")
@@ -167,30 +155,6 @@ def _precision(experiment: Experiment, gpus_per_trial: float) -> str:
     return resolve_precision(experiment.recipe.precision, torch.device("cuda" if gpus_per_trial > 0 else "cpu"))
 
 
-@contextmanager
-def _only_driver(storage: Storage) -> Iterator[None]:
-    """Hold the results folder: two drivers on it would train every trial twice.
-
-    The lock is the kernel's, so it goes with the process however that ends.
-    """
-    if storage.folder is None:
-        yield
-        return
-    path = storage.folder / LOCK_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(f"{storage.folder}: another run of this experiment is at work on it (lock file {path})") from None
-    except OSError as error:
-        raise UserError(f"{storage.folder}: cannot be written: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _tune(
     experiment: Experiment,
     session: Session,
@@ -198,6 +162,8 @@ def _tune(
     gpus_per_trial: float,
     finished: dict[str, plan.Result],
     storage: Storage,
+    folder: Path,
+    stop: threading.Event,
     console: Console,
 ) -> tuple[dict[str, plan.Result], bool]:
     """Run what is left of the plan under Ray Tune; returns all results and whether it was interrupted."""
@@ -206,17 +172,26 @@ def _tune(
     from tune_ablation.runner.progress import Board
     from tune_ablation.runner.searcher import PlanSearcher
 
-    searcher = PlanSearcher(experiment, finished, options.parallel)
+    searcher = PlanSearcher(experiment, finished, options.parallel, options.max_retries)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_pending(experiment, options, gpus_per_trial, ray.cluster_resources()))  # type: ignore[no-untyped-call]  # ray's
-    with Board(experiment, searcher, console) as board, _stop_signals(board.say) as interrupted:
+    with Board(experiment, searcher, console) as board, _stop_signals(stop, board.say):
         searcher.listener = board
+        searcher.stop = stop
 
-        def note_failure(key: str, reason: str, attempts: int) -> None:
-            results.write_failure(storage, key, reason, attempts)
+        def note_failure(key: str, reason: str) -> None:
+            if key not in searcher.failed:
+                return  # it is tried again
+            attempts = searcher.failures[key]
             board.say(f"{key} failed {attempts} times: {reason}")
+            try:
+                results.write_failure(storage, key, reason, attempts)
+            except UserError as error:
+                board.say(str(error))
 
-        _fit(session, options, gpus_per_trial, searcher, note_failure, interrupted, storage)
-    return searcher.results, interrupted.is_set()
+        _fit(session, options, gpus_per_trial, searcher, note_failure, stop, storage, folder)
+    if searcher.halted is not None:
+        raise UserError(f"{searcher.halted}; everything done so far is kept, and the same command goes on from here")
+    return searcher.results, stop.is_set()
 
 
 def _pending(experiment: Experiment, options: Options, gpus_per_trial: float, resources: dict[str, float]) -> int:
@@ -230,32 +205,12 @@ def _pending(experiment: Experiment, options: Options, gpus_per_trial: float, re
     return max(1, min(widest, options.parallel or widest))
 
 
-@contextmanager
-def _ray(options: Options, gpus_per_trial: float) -> Iterator[None]:
-    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
-    import ray
-
-    if options.address is not None:
-        try:
-            ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--address {options.address}: no Ray cluster there: {str(error).splitlines()[0]}") from None
-    else:
-        cpus = max(os.cpu_count() or 1, options.cpus_per_trial)
-        if gpus_per_trial == 0 and options.parallel is not None:
-            cpus = max(cpus, options.parallel * options.cpus_per_trial)
-        ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=100_000_000,  # only the session's settings go through it
-            _node_ip_address="127.0.0.1",
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _cpus(options: Options, gpus_per_trial: float) -> int:
+    """How many CPUs a Ray started here may give away: all there are, or more where more are asked for."""
+    cpus = max(os.cpu_count() or 1, options.cpus_per_trial)
+    if gpus_per_trial == 0 and options.parallel is not None:
+        cpus = max(cpus, options.parallel * options.cpus_per_trial)
+    return cpus
 
 
 def _fit(
@@ -263,13 +218,14 @@ def _fit(
     options: Options,
     gpus_per_trial: float,
     searcher: PlanSearcher,
-    note_failure: Callable[[str, str, int], None],
-    interrupted: threading.Event,
+    note_failure: Callable[[str, str], None],
+    stop: threading.Event,
     storage: Storage,
+    folder: Path,
 ) -> None:
     from ray import tune
 
-    from tune_ablation.runner.failures import FailureCallback, Interruption
+    from tune_ablation.runner.failures import FailureCallback, Interruption, any_death_counts
     from tune_ablation.runner.trainable import AblationTrainable
 
     for name in ("ray", "ray.tune", "ray.train"):
@@ -279,53 +235,52 @@ def _fit(
     )
     if storage.folder is not None:
         storage.delete(TUNE_FOLDER)
-        place: Any = nullcontext(str(storage.folder))
-    else:
-        place = tempfile.TemporaryDirectory(prefix="tune-ablation-")
-    with place as folder:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE_FOLDER,
-                storage_path=folder,
-                verbose=0,
-                stop=Interruption(interrupted),
-                callbacks=[FailureCallback(note_failure)],
-                failure_config=tune.FailureConfig(max_failures=options.max_retries),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        ).fit()
+        folder = storage.folder
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE_FOLDER,
+            storage_path=str(folder),
+            verbose=0,
+            stop=Interruption(stop),
+            callbacks=[FailureCallback(note_failure)],
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands a failed trial out again
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    with any_death_counts():
+        tuner.fit()
 
 
 def _trial_name(trial: Any) -> str:
-    return str(trial.config["key"]).replace("/", "__")
+    key, failures = str(trial.config["key"]), trial.config["failures"]
+    return key.replace("/", "__") + (f"__{failures}" if failures else "")
 
 
 @contextmanager
-def _stop_signals(say: Callable[[str], None]) -> Iterator[threading.Event]:
+def _stop_signals(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a clean stop; the second one does not wait for it."""
-    interrupted = threading.Event()
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    def ask(signum: int, frame: FrameType | None) -> None:
         del frame
-        if interrupted.is_set():
+        if stop.is_set():
             os._exit(128 + signum)  # the records are safe at every moment; nothing is owed a farewell
-        interrupted.set()
+        stop.set()
         say("Stopping: running trials are saved first (once more to stop at once) ...")
 
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield interrupted
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

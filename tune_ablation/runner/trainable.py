@@ -13,8 +13,9 @@ from tune_ablation import data
 from tune_ablation.data.batches import Batches
 from tune_ablation.experiment import parse
 from tune_ablation.plan import Trial
+from tune_ablation.runner.processes import die_with_parent
 from tune_ablation.runner.session import Session
-from tune_ablation.storage import open_storage
+from tune_ablation.storage import StorageError, open_storage
 from tune_ablation.training.stored import StoredTraining
 from tune_ablation.trial import begin
 
@@ -26,8 +27,9 @@ class AblationTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], session: Session | None = None) -> None:
-        """Load what all trials share, then begin the first."""
+        """Load what all trials share; the first begins with its first step."""
         assert session is not None  # noqa: S101 - given by tune.with_parameters
+        die_with_parent(int(os.environ["RAY_RAYLET_PID"]))
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.set_num_threads(session.threads)
         self._session = session
@@ -39,22 +41,33 @@ class AblationTrainable(tune.Trainable):
         if prepared.fingerprint != session.fingerprint:
             raise RuntimeError(f"the data on {os.uname().nodename} is not the data of this run: {session.data}")
         self._batches = Batches(prepared, torch.device("cuda" if session.use_gpu else "cpu"))
-        self._begin(config)
+        self._next: dict[str, Any] | None = config
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin another trial in this process."""
         self.cleanup()
-        self._begin(new_config)
+        self._next = new_config
         return True
 
     def step(self) -> dict[str, Any]:
         """One epoch; the result is what driver and searcher need to know of it."""
+        try:
+            return self._step()
+        except StorageError as error:  # no trial could go on: for the driver to say once, not for Tune to try again
+            return {"done": True, "halted": str(error)}
+
+    def _step(self) -> dict[str, Any]:
+        if self._next is not None:
+            config, self._next = self._next, None
+            self._begin(config)
         stored = self._stored
-        assert stored is not None  # noqa: S101 - setup and reset_config begin one
+        assert stored is not None  # noqa: S101 - it has just begun, or did so earlier
         if not stored.training.finished:
             stored.step()
         row = stored.training.rows[-1]
+        notes, stored.notes = stored.notes, []
         return {
+            "notes": notes,
             "done": stored.training.finished,
             "finished": stored.training.finished,
             "diverged": row["diverged"],

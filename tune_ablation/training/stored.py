@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tune_ablation.errors import UserError
-from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, RECORDS_FILE, EpochRecord, dump_rows
-from tune_ablation.storage import Storage
+from tune_ablation.records import (
+    CHECKPOINT_FILE,
+    FAILURE_FILE,
+    RECORDS_FILE,
+    EpochRecord,
+    RecordsError,
+    dump_rows,
+    is_finished,
+    load_rows,
+)
+from tune_ablation.storage import Storage, StorageError
 from tune_ablation.training import checkpoint
 from tune_ablation.training.events import EVENTS_PREFIX, Events
 from tune_ablation.training.loop import Training
@@ -27,6 +38,9 @@ class StoredTraining:
     same rows after every epoch. Whatever moment the process dies at, a new one on the same folder goes on from the checkpoint and
     rewrites the records from there, so the two never disagree for long and never at the end.
 
+    Attributes:
+        notes: what a person should know of how the trial was taken up; warned of here too, which nobody sees of a remote worker.
+
     Args:
         training: a fresh training of the trial.
         folder: the trial's folder.
@@ -36,7 +50,9 @@ class StoredTraining:
 
     def __init__(self, training: Training, folder: Storage, *, keep_checkpoint: bool = False, graph: bool = False) -> None:
         self.training = training
+        self.notes: list[str] = []
         self._folder = folder
+        self._is_storage_gone = False
         self._keep_checkpoint = keep_checkpoint
         self._saved_epochs = 0
         self._save_seconds = 0.0
@@ -57,13 +73,15 @@ class StoredTraining:
         training = self.training
         record = training.run_epoch()
         self._trained_seconds += record.epoch_seconds
-        if self._events is not None:
-            self._events.add(training.rows[-1])
-        if self._checkpoint_is_due() and not training.finished:
-            self.save()
-        if training.finished and self._keep_checkpoint:
-            self.save()
-        self._folder.write(RECORDS_FILE, dump_rows(training.rows))
+        try:
+            if self._events is not None:
+                self._events.add(training.rows[-1])
+            if self._keep_checkpoint if training.finished else self._checkpoint_is_due():
+                self.save()
+            self._folder.write(RECORDS_FILE, dump_rows(training.rows))
+        except StorageError:
+            self._is_storage_gone = True  # so that closing does not try it all again
+            raise
         if training.finished:
             self.close()
         return record
@@ -86,33 +104,54 @@ class StoredTraining:
             events.add_hparams(training.rows[-1], training.spec.factors)
             if not self._keep_checkpoint:
                 self._folder.delete(CHECKPOINT_FILE)
-        elif len(training.rows) > self._saved_epochs:
+        elif len(training.rows) > self._saved_epochs and not self._is_storage_gone:
             self.save()
-        events.close()
         if self._folder.folder is None:
+            self._upload_events()
+
+    def _upload_events(self) -> None:
+        if not self._is_storage_gone:
             for name in self._folder.names():
                 if name.startswith(EVENTS_PREFIX):  # of an earlier process; the new file holds its epochs too
                     self._folder.delete(name)
             for file in self._local.glob(f"{EVENTS_PREFIX}*"):
                 self._folder.write(file.name, file.read_bytes())
-                file.unlink()
-            self._local.rmdir()
+        shutil.rmtree(self._local, ignore_errors=True)
 
     def _checkpoint_is_due(self) -> bool:
         return self._save_seconds <= CHECKPOINT_SHARE * self._trained_seconds
 
     def _resume(self) -> None:
+        self._folder.names(sweep=True)  # a worker killed in the middle of a write leaves a part of the file
+        if rows := self._finished_rows():
+            self.training.rows = rows  # nobody needs its weights any more
+            return
         content = self._folder.read(CHECKPOINT_FILE)
         if content is None:
             return
         where = self._folder.where(CHECKPOINT_FILE)
         try:
             self.training.load_state_dict(checkpoint.load(content))
+        except checkpoint.NewerError as error:
+            raise UserError(f"{where}: {error}") from None
         except (checkpoint.CheckpointError, ValueError, KeyError, RuntimeError) as error:
-            logger.warning("%s: %s; the trial begins again", where, error)
+            note = f"{where}: {error}; the trial begins again"
+            logger.warning("%s", note)
+            self.notes.append(note)
             if self.training.rows:
                 raise UserError(f"{where}: half loaded ({error})") from error
             return
         self._saved_epochs = len(self.training.rows)
         # The process may have died between checkpoint and records, and after a last epoch nobody would write them again.
         self._folder.write(RECORDS_FILE, dump_rows(self.training.rows))
+
+    def _finished_rows(self) -> list[dict[str, Any]]:
+        """The records of the trial if it is finished already: a worker may die after its last epoch, before anybody heard of it."""
+        content = self._folder.read(RECORDS_FILE)
+        try:
+            rows = load_rows(content, self._folder.where(RECORDS_FILE)) if content is not None else []
+        except RecordsError:
+            return []
+        spec = self.training.spec
+        expected = {"trial": spec.trial, "lr": spec.lr, "seed": spec.seed}
+        return rows if is_finished(rows) and {name: rows[-1].get(name) for name in expected} == expected else []
