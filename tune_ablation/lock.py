@@ -307,6 +307,7 @@ class _Holding:
         """Let the next driver in."""
         self._released.set()
         self._thread.join(BEAT_SECONDS)
+        self._folder.patience = BEAT_SECONDS
         with suppress(UserError):  # what is left of it then, the next driver takes over
             self._folder.delete(self._token + CLAIM)
             self._folder.delete(self._token + BEAT)

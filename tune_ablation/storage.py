@@ -62,10 +62,12 @@ class Storage(ABC):
 
     Attributes:
         root: its path or address, for messages: without credentials.
+        patience: for so many seconds a request that gets no answer is made again; none is on a local disk.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.patience = PATIENCE_SECONDS
 
     def where(self, name: str) -> str:
         """The full path or address of a file, for messages."""
@@ -192,7 +194,7 @@ class LocalStorage(Storage):
 class RemoteStorage(Storage):
     """A folder on a file system of ``pyarrow.fs``, given by its URI, e.g. ``s3://bucket/results``.
 
-    A request that fails for want of an answer is made again, with growing pauses, for ``PATIENCE_SECONDS``.
+    A request that fails for want of an answer is made again, with growing pauses, for as long as its patience lasts.
     """
 
     def __init__(self, uri: str) -> None:
@@ -295,7 +297,7 @@ class RemoteStorage(Storage):
             StorageError: there was none for too long.
             UserError: the answer is no.
         """
-        end, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        end, pause = time.monotonic() + self.patience, _FIRST_PAUSE
         while True:
             try:
                 answer = request()
@@ -304,9 +306,9 @@ class RemoteStorage(Storage):
                 if not _may_pass(error, reason):
                     raise (StorageError if error.errno in _FOR_ALL else UserError)(f"{failed}: {reason}") from None
                 if time.monotonic() + pause > end:
-                    raise StorageError(f"{failed}, and was tried for {PATIENCE_SECONDS:.0f} s: {reason}") from None
+                    raise StorageError(f"{failed}, and was tried for {self.patience:.0f} s: {reason}") from None
                 if not self._is_away:
-                    logger.warning("%s: %s; trying again for up to %.0f s", failed, reason, PATIENCE_SECONDS)
+                    logger.warning("%s: %s; trying again for up to %.0f s", failed, reason, self.patience)
                     self._is_away = True
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

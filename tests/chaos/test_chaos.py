@@ -34,7 +34,7 @@ def nothing_is_lost(kills: int, seed: int, experiment: str) -> Chaos:
 
 @pytest.mark.timeout(900)
 def test_five_kills_lose_nothing() -> None:
-    nothing_is_lost(5, 34, SHORT)
+    nothing_is_lost(5, 15534, SHORT)  # three workers, the driver and the whole tree, in three starts
 
 
 @pytest.mark.slow

@@ -48,9 +48,9 @@ seeds = {seeds}
 """
 CELLS = 50
 
-DRIVER_EVERY = (20.0, 40.0)
-WORKER_EVERY = (3.0, 7.0)
-"""Seconds between kills: drawn evenly from between the two."""
+DRIVER_EVERY = (150, 350)
+WORKER_EVERY = (20, 60)
+"""Finished trials between kills, drawn evenly from between the two: a few seconds' worth for a worker, more for the driver."""
 
 
 @dataclass(frozen=True)
@@ -149,25 +149,28 @@ def live_through(folder: Path, trials: int, seed: int, say: Callable[[str], None
 
 def _spend_a_life(run: Run, study: Study, ledger: Ledger, week: Week, draw: random.Random) -> None:
     """One driver's life, from its first trial on."""
-    now = time.monotonic()
-    next_worker, next_driver = now + draw.uniform(*WORKER_EVERY), now + draw.uniform(*DRIVER_EVERY)
+    next_worker = next_driver = 0
+    moved, before = time.monotonic(), 0
     while run.driver.poll() is None:
-        time.sleep(0.5)
+        time.sleep(0.1)
         now, finished = time.monotonic(), _finished(run)
-        if now - run.started > 100 * PATIENCE:
-            week.faults.append(f"it hangs, see {run.log}")
-            send(run.driver.pid, signal.SIGKILL)
+        if finished > before:
+            if not before:
+                next_worker, next_driver = finished + draw.randint(*WORKER_EVERY), finished + draw.randint(*DRIVER_EVERY)
+            moved, before = now, finished
+        elif now - moved > PATIENCE:
+            week.faults.append(f"it hangs at trial {finished}, see {run.log}")
+            run.kill_all()
         if not finished:
-            next_driver = now + draw.uniform(*DRIVER_EVERY)  # it has not begun to train
             continue
         week.samples.append(Sample(finished, processes.memory(run.driver.pid), processes.cpu(run.driver.pid)))
-        if now >= next_driver and finished < week.trials / 2:
+        if finished >= next_driver and finished < week.trials / 2:
             send(run.driver.pid, signal.SIGKILL)
             run.await_end(PATIENCE)
             week.kills["driver"] += 1
-        elif now >= next_worker:
-            next_worker = now + draw.uniform(*WORKER_EVERY)
-            week.kills["worker"] += kill_worker(run, study, ledger, draw.random()) is not None
+        elif finished >= next_worker and kill_worker(run, study, ledger, draw.random()) is not None:
+            week.kills["worker"] += 1
+            next_worker = finished + draw.randint(*WORKER_EVERY)
 
 
 def _finished(run: Run) -> int:

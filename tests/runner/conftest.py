@@ -133,8 +133,9 @@ def descendants(pid: int) -> list[int]:
 
 
 def workers(pid: int) -> list[int]:
-    """The trial workers among a driver's descendants; Tune runs a trainable under this name once it was given resources."""
-    return [child for child in descendants(pid) if "ray::ResourceTrainable" in _command_line(child)]
+    """The trial workers among a driver's descendants, by the names that Ray gives them between and during epochs."""
+    names = ("ray::AblationTrainable", "ray::ResourceTrainable")  # Tune wraps a trainable that was given resources
+    return [child for child in descendants(pid) if _command_line(child).startswith(names)]
 
 
 def _command_line(pid: int) -> str:

@@ -127,16 +127,18 @@ def test_a_worker_that_ray_kills_for_want_of_memory_costs_its_own_trial_only(
     monkeypatch.setenv("RAY_memory_usage_threshold", str(limit / total))
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
     process = study.start("--parallel", "1", "--max-retries", "1")
-    trial = "resnet18_origin/search/000"
-    study.wait_until((study.results / "trials" / trial / "records.jsonl").exists)
+    study.wait_for_records(1)
     for worker in workers(process.pid):
         os.kill(worker, signal.SIGSTOP)  # else it might be through before so much memory is taken
-    hog = b"1" * (limit - (total - available_memory()[0]) + 10**9)
-    try:
-        study.wait_until(lambda: bool(failures(study)) or process.poll() is not None)
-    finally:
-        del hog
-    assert process.poll() is None, process.communicate()
+    taken: list[bytes] = []
+
+    def is_given_up() -> bool:
+        if total - available_memory()[0] < limit + 5 * 10**8:
+            taken.append(b"1" * (5 * 10**8))
+        return bool(failures(study)) or process.poll() is not None
+
+    study.wait_until(is_given_up)
+    taken.clear()
     (trial,) = failures(study)
     failure = check_given_up(study, undisturbed, process, trial)
     assert failure["attempts"] == 2

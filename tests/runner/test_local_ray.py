@@ -16,16 +16,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.runner.conftest import descendants, is_alive, workers
+from tests.runner.conftest import Study, descendants, is_alive, workers
 from tune_ablation.errors import UserError
 from tune_ablation.runner import local_ray, processes
-
-if TYPE_CHECKING:
-    from tests.runner.conftest import Study
 
 if sys.platform != "linux":
     pytest.skip("processes and sockets are looked up in Linux's /proc", allow_module_level=True)
@@ -81,11 +77,28 @@ def test_the_search_for_listeners_finds_them() -> None:
     assert is_loopback("::ffff:127.0.0.1")
 
 
-def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(study: Study) -> None:
+Run = tuple[Study, subprocess.Popen[str]]
+
+
+def training(study: Study) -> Run:
+    """A run two of whose trials have come some way."""
     process = study.start("--parallel", "2")
     study.wait_for_records(2)
+    return study, process
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Run]:
+    """Such a run that stays as it is for as long as it is looked at: its workers stand still."""
+    study, process = training(Study(tmp_path_factory.mktemp("held"), cache))
     for worker in workers(process.pid):
-        os.kill(worker, signal.SIGSTOP)  # so that all this stays as it is for as long as it is looked at
+        os.kill(worker, signal.SIGSTOP)
+    yield study, process
+    study.clean_up()
+
+
+def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(held: Run) -> None:
+    _, process = held
     found = listening(descendants(process.pid))
     ports = {name(pid): sockets[0][1] for pid, sockets in found.items()}
     assert {"gcs_server", "raylet", "ray::RuntimeEnv"} <= set(ports)
@@ -123,10 +136,9 @@ def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(st
     connection.close()
 
 
-def killed(study: Study, victim: str) -> tuple[int, str]:
+def killed(run: Run, victim: str) -> tuple[int, str]:
     """Exit code and standard error of a run one of whose processes was killed, all others having gone with it, and its folder too."""
-    process = study.start("--parallel", "2")
-    study.wait_for_records(2)
+    study, process = run
     running = descendants(process.pid)
     assert workers(process.pid)
     by_name = {name(pid): pid for pid in running} | {"driver": process.pid}
@@ -140,8 +152,8 @@ def killed(study: Study, victim: str) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def test_nothing_outlives_a_killed_driver(study: Study) -> None:
-    code, errors = killed(study, "driver")
+def test_nothing_outlives_a_killed_driver(held: Run) -> None:
+    code, errors = killed(held, "driver")
     assert code == -signal.SIGKILL
     assert errors == f"Cut off. {KEPT}"
 
@@ -156,7 +168,7 @@ def test_nothing_outlives_a_killed_driver(study: Study) -> None:
     ],
 )
 def test_a_run_whose_ray_dies_says_so_ends_and_goes_on(undisturbed: Study, study: Study, victim: str, died: str) -> None:
-    code, errors = killed(study, victim)
+    code, errors = killed(training(study), victim)
     assert code == 1
     last = errors.splitlines(keepends=True)[-1]
     assert last in (f"error: Ray's {died} died. {KEPT}", f"Cut off. {KEPT}")  # Ray may take the driver down before it has looked
