@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,18 @@ class Nodes:
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     """A head and one more node, one CPU each."""
-    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}.items():
-        monkeypatch.setenv(name, value)
-    nodes = Nodes()
-    yield nodes
-    kill_tree(nodes.process.pid)
-    nodes.process.communicate()
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as place:  # any deeper, and Ray's sockets would not fit
+        for name, value in {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": place,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }.items():
+            monkeypatch.setenv(name, value)
+        nodes = Nodes()
+        yield nodes
+        kill_tree(nodes.process.pid)
+        nodes.process.communicate()
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(he
     assert not [(name(pid), address) for pid, sockets in found.items() for address, _ in sockets if not is_loopback(address)]
 
     (gcs,) = (pid for pid in found if name(pid) == "gcs_server")
-    token = dict(line.split("=", 1) for line in Path(f"/proc/{gcs}/environ").read_text().split("\0") if "=" in line)["RAY_AUTH_TOKEN"]
+    token = environment(gcs)["RAY_AUTH_TOKEN"]
     given = {
         "none": {},
         "another": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token[::-1]},
@@ -117,12 +117,12 @@ def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(he
     asking = {
         which: subprocess.Popen(
             [sys.executable, "-c", ASK_GCS, f"127.0.0.1:{ports['gcs_server']}"],
-            env=bare | environment,
+            env=bare | known,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for which, environment in given.items()
+        for which, known in given.items()
     }
     answers = {which: asked.communicate(timeout=100) for which, asked in asking.items()}
     assert answers["its own"][0], answers
@@ -134,6 +134,17 @@ def test_a_local_run_listens_on_loopback_only_and_to_nobody_without_its_token(he
     connection.request("POST", "/get_runtime_envs_info", b"")
     assert connection.getresponse().status == 401
     connection.close()
+
+
+def environment(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    return dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)
+
+
+def test_temporary_files_of_workers_go_with_the_run(held: Run) -> None:
+    _, process = held
+    (raylet,) = (pid for pid in descendants(process.pid) if name(pid) == "raylet")
+    assert Path(environment(raylet)["TMPDIR"]).parent == local_ray._base()
 
 
 def killed(run: Run, victim: str) -> tuple[int, str]:

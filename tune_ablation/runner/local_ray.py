@@ -70,20 +70,34 @@ def _local(cpus: int, folder: Path, keeper: subprocess.Popen[str]) -> Iterator[N
     try:
         with _watched(keeper), _reported(lambda _: None):  # what Ray publishes of its own end, the keeper says in one line
             try:
-                ray.init(
-                    address="local",  # and not RAY_ADDRESS
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=100_000_000,  # only the session's settings go through it
-                    _temp_dir=str(folder),
-                )
+                with _temporary_files_in(folder):
+                    ray.init(
+                        address="local",  # and not RAY_ADDRESS
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        object_store_memory=100_000_000,  # only the session's settings go through it
+                        _temp_dir=str(folder),
+                    )
             except Exception as error:  # Ray has no exception of its own for this
                 raise UserError(f"Ray could not be started on this machine: {_first_line(error)}") from error
             yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have the processes that are started meanwhile put theirs into the run's folder: a killed worker could not remove its own."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 @contextmanager
