@@ -53,6 +53,11 @@ class FailureCallback(tune.Callback):
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's signature
+        """Forget Tune's statistics of a finished trial: nobody reads them, and thousands of trials would fill the memory with them."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's signature
         """See ``tune.Callback``."""
         if self._note is not None:
