@@ -1,5 +1,7 @@
 """From epochs to trials: what each trial's curves come to. Frame to frame; the order of the rows never matters."""
 
+from bisect import bisect_right
+
 import polars as pl
 
 from analysis.design import Design
@@ -194,7 +196,7 @@ def reached_by(trials: pl.DataFrame, design: Design) -> pl.DataFrame:
     rows: list[tuple[str, int, float, int]] = []
     for cell in design.cells:
         of_cell = confirm.filter(pl.col("cell") == cell)
-        firsts, of = of_cell.filter("reached_target")["epochs_to_target"].to_list(), of_cell.height
+        firsts, of = of_cell.filter("reached_target")["epochs_to_target"].sort().to_list(), of_cell.height
         longest = max(of_cell["epochs"].to_list(), default=-1)
-        rows += [(cell, epoch, sum(first <= epoch for first in firsts) / of, of) for epoch in range(longest + 1)]
+        rows += [(cell, epoch, bisect_right(firsts, epoch) / of, of) for epoch in range(longest + 1)]
     return pl.DataFrame(rows, {"cell": pl.String, "epoch": pl.Int64, "share": pl.Float64, "of": pl.Int64}, orient="row")
