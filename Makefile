@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint types unit test-slow browser clean
+.PHONY: help quickstart test lint types unit test-slow browser chaos week clean
 
 help:
 	@echo "make quickstart   set up, then run the quickstart: six cells, 36 trials, about two minutes"

@@ -18,8 +18,9 @@ from tests.conftest import BUCKET
 from tune_ablation import plan, results
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment, parse
-from tune_ablation.records import METRICS, SCHEMA, EpochRecord, dump_rows
+from tune_ablation.records import METRICS, SCHEMA, dump_rows
 from tune_ablation.storage import LocalStorage, Storage, open_storage
+from tune_ablation.trial import spec_of
 
 DATA = {"fingerprint": "f" * 64, "dataset": "synthetic", "classes": 10, "train": 80, "val": 20, "test": 50}
 
@@ -39,24 +40,17 @@ def rows_of(experiment: Experiment, trial: plan.Trial) -> list[dict[str, Any]]:
     """Records of a finished trial; its value depends on its learning rate alone."""
     value = 50 - 10 * abs(math.log10(trial.lr / 0.05))
     return [
-        EpochRecord(
-            experiment=experiment.name,
-            trial=trial.key,
-            cell=trial.cell.key,
-            factors=trial.cell.levels,
-            stage=trial.stage,
-            number=trial.number,
-            seed=trial.seed,
-            lr=trial.lr,
-            epoch=epoch,
-            epochs=experiment.recipe.epochs,
-            metrics=dict.fromkeys(METRICS, value),
+        spec_of(experiment, trial)
+        .record(
+            epoch,
+            dict.fromkeys(METRICS, value),
             epoch_seconds=1.0,
             train_images_per_second=100.0,
             diverged=False,
             device="cpu",
             precision="fp32",
-        ).to_row()
+        )
+        .to_row()
         for epoch in range(1, experiment.recipe.epochs + 1)
     ]
 

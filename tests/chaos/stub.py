@@ -52,18 +52,9 @@ class StubTraining(Training):
         spec, epoch = self.spec, len(self.rows) + 1
         draw = random.Random(f"{spec.cell} {spec.seed} {spec.lr!r} {epoch}")  # noqa: S311 - numbers, not secrets
         quality = 90.0 - 20.0 * abs(math.log10(spec.lr) + 1.5)
-        record = EpochRecord(
-            experiment=spec.experiment,
-            trial=spec.trial,
-            cell=spec.cell,
-            factors=spec.factors,
-            stage=spec.stage,
-            number=spec.number,
-            seed=spec.seed,
-            lr=spec.lr,
-            epoch=epoch,
-            epochs=spec.recipe.epochs,
-            metrics={name: quality + 5.0 * draw.random() if higher else draw.random() for name, higher in METRICS.items()},
+        record = spec.record(
+            epoch,
+            {name: quality + 5.0 * draw.random() if higher else draw.random() for name, higher in METRICS.items()},
             epoch_seconds=time.perf_counter() - start,
             train_images_per_second=1000.0,
             diverged=False,

@@ -96,6 +96,11 @@ class Study:
             if rows and rows[-1]["epoch"] == rows[-1]["epochs"]
         }
 
+    def assert_not_trained_again(self, before: dict[str, int]) -> None:
+        """Every trial finished before still has the file it had."""
+        after = self.finished()
+        assert {key: after[key] for key in before} == before, "a finished trial was trained again"
+
     def wait_until(self, ready: Callable[[], bool], seconds: float = 120) -> None:
         """Poll until something is so."""
         end = time.monotonic() + seconds

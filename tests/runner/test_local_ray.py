@@ -187,8 +187,7 @@ def test_a_run_whose_ray_dies_says_so_ends_and_goes_on(undisturbed: Study, study
     code, output, errors = study.run("--parallel", "2")
     assert code == 0, output + errors
     assert study.records() == undisturbed.records()
-    after = study.finished()
-    assert {key: after[key] for key in before} == before, "a finished trial was trained again"
+    study.assert_not_trained_again(before)
 
 
 @pytest.mark.slow

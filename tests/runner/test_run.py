@@ -104,8 +104,7 @@ def test_killed_with_everything_it_started_it_goes_on_to_the_same_records(undist
     code, output, errors = study.run("--parallel", "2")
     assert code == 0, output + errors
     assert study.records() == undisturbed.records()
-    after = study.finished()
-    assert {key: after[key] for key in finished} == finished, "a finished trial was trained again"
+    study.assert_not_trained_again(finished)
 
 
 def test_a_killed_worker_costs_its_trial_nothing_but_time(undisturbed: Study, study: Study) -> None:
@@ -139,9 +138,8 @@ def test_more_seeds_and_levels_only_grow_it(undisturbed: Study, study: Study) ->
     study.file.write_text(TINY.replace("[0, 1]", "[0, 1, 2]").replace('"dropout"]', '"dropout", "maxpool"]'))
     code, output, errors = study.run()
     assert code == 0, output + errors
-    after = study.finished()
-    assert {key: after[key] for key in before} == before
-    assert len(after) == 3 * (3 + 3)
+    study.assert_not_trained_again(before)
+    assert len(study.finished()) == 3 * (3 + 3)
 
 
 def test_another_experiment_of_the_same_name_is_refused_and_changes_nothing(undisturbed: Study, study: Study) -> None:

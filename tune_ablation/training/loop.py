@@ -71,6 +71,37 @@ class TrialSpec:
     model: CellSpec
     recipe: RecipeSpec
 
+    def record(
+        self,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        *,
+        epoch_seconds: float,
+        train_images_per_second: float,
+        diverged: bool,
+        device: str,
+        precision: str,
+    ) -> EpochRecord:
+        """The record of one of its epochs, from 1; for the arguments see ``EpochRecord``."""
+        return EpochRecord(
+            experiment=self.experiment,
+            trial=self.trial,
+            cell=self.cell,
+            factors=self.factors,
+            stage=self.stage,
+            number=self.number,
+            seed=self.seed,
+            lr=self.lr,
+            epoch=epoch,
+            epochs=self.recipe.epochs,
+            metrics=metrics,
+            epoch_seconds=epoch_seconds,
+            train_images_per_second=train_images_per_second,
+            diverged=diverged,
+            device=device,
+            precision=precision,
+        )
+
 
 def resolve_precision(requested: str, device: torch.device) -> str:
     """``auto`` is bf16 on a GPU that has it and fp32 elsewhere; the record says which it was."""
@@ -142,20 +173,11 @@ class Training:
             metrics |= {"train_loss": trained["loss"], "train_acc1": trained["acc1"]}
         if diverged:
             metrics = dict.fromkeys(METRICS)
-        recipe, spec = self.spec.recipe, self.spec
-        images = self._batches.steps(recipe.batch_size) * min(recipe.batch_size, self._batches.count("train"))
-        record = EpochRecord(
-            experiment=spec.experiment,
-            trial=spec.trial,
-            cell=spec.cell,
-            factors=spec.factors,
-            stage=spec.stage,
-            number=spec.number,
-            seed=spec.seed,
-            lr=spec.lr,
-            epoch=epoch,
-            epochs=recipe.epochs,
-            metrics=metrics,
+        batch_size = self.spec.recipe.batch_size
+        images = self._batches.steps(batch_size) * min(batch_size, self._batches.count("train"))
+        record = self.spec.record(
+            epoch,
+            metrics,
             epoch_seconds=time.perf_counter() - start,
             train_images_per_second=images / train_seconds,
             diverged=diverged,
