@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import sys
 import time
@@ -17,8 +18,8 @@ from tune_ablation.experiment import Experiment
 from tune_ablation.records import METRICS, EpochRecord
 from tune_ablation.training.loop import Training, TrialSpec
 
-SLEEP = 0.005
-"""Seconds an epoch."""
+SLEEP = float(os.environ.get("STUB_EPOCH_SECONDS", "0.005"))
+"""An epoch's."""
 
 PROGRAM = (sys.executable, "-c", "from tests.chaos.stub import main; main()")
 """The command line program with this trial in the place of the real one."""

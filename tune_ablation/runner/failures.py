@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.stopper import Stopper
 
 WHY_A_WORKER_DIED = ("The actor is dead because", "killed due to the node running low on memory")
@@ -40,49 +37,32 @@ class Interruption(Stopper):
         return self._event.is_set()
 
 
-class FailureCallback(tune.Callback):
+class FailureCallback(TrialProgressCallback):
     """Passes on what befell a trial, after the searcher has heard of it.
+
+    It stands in the place of Tune's own progress callback, which is put in wherever there is none and remembers every trial for ever.
 
     Args:
         note: called with (trial key, reason).
     """
 
     def __init__(self, note: Callable[[str, str], None] | None = None) -> None:
+        super().__init__()
         self._note = note
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's signature
-        """Forget Tune's statistics of a finished trial: nobody reads them, and thousands of trials would fill the memory with them."""
-        trial.run_metadata.metric_analysis.clear()
-        trial.run_metadata.metric_n_steps.clear()
+    def on_trial_result(self, *_: Any, **__: Any) -> None:
+        """The searcher tells of epochs."""
+
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        """And of ends."""
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002 - Tune's signature
         """See ``tune.Callback``."""
         if self._note is not None:
             self._note(trial.config["key"], reason_of(_account(trial)))
-
-
-@contextmanager
-def any_death_counts() -> Iterator[None]:
-    """Have Tune take every error that Ray raises for a worker for that worker's failure.
-
-    By itself it knows the worker's own exceptions and its plain death, and ends the whole run on anything else: on the memory monitor's
-    killing of a worker that trains, for one.
-    """
-    told = RayActorManager._actor_task_failed  # noqa: SLF001 - Tune has no hook for it; Ray's version is pinned
-
-    def tell(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
-            exception = RayActorError(error_msg=str(exception))
-        told(manager, tracked_actor_task, exception)
-
-    RayActorManager._actor_task_failed = tell  # type: ignore[method-assign,assignment]  # noqa: SLF001 - what this is about
-    try:
-        yield
-    finally:
-        RayActorManager._actor_task_failed = told  # type: ignore[method-assign]  # noqa: SLF001 - as it was
 
 
 def _account(trial: Any) -> str:

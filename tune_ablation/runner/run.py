@@ -225,7 +225,8 @@ def _fit(
 ) -> None:
     from ray import tune
 
-    from tune_ablation.runner.failures import FailureCallback, Interruption, any_death_counts
+    from tune_ablation.runner import controller
+    from tune_ablation.runner.failures import FailureCallback, Interruption
     from tune_ablation.runner.trainable import AblationTrainable
 
     for name in ("ray", "ray.tune", "ray.train"):
@@ -255,7 +256,7 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    with any_death_counts():
+    with controller.in_place():
         tuner.fit()
 
 
@@ -273,7 +274,7 @@ def _stop_signals(stop: threading.Event, say: Callable[[str], None]) -> Iterator
         if stop.is_set():
             os._exit(128 + signum)  # the records are safe at every moment; nothing is owed a farewell
         stop.set()
-        say("Stopping: running trials are saved first (once more to stop at once) ...")
+        say("Stopping: running trials end their epoch and are saved first (once more to stop at once) ...")
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,0 +1,64 @@
+"""Tune's loop as this project needs it. Tune has no hooks for any of this; Ray's version is pinned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.execution.tune_controller import TuneController
+
+KEPT_TRIALS = 64
+"""Trials of Tune's that may stand about after their end; what comes in late for one of them still finds it."""
+
+
+class Controller(TuneController):
+    """Tune's loop over a plan of thousands of trials: nothing in it grows with those that are done.
+
+    Tune itself remembers every trial for ever, and writes what it remembers into a file of its own every few seconds. The records are the
+    only state here, so both are done without. And where Tune kills a worker 10 s after asking it to stop, this waits for its epoch to end
+    and be saved: whoever cannot wait can say so, by asking twice.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._actor_force_cleanup_timeout = sys.maxsize
+
+    def step(self) -> None:
+        """Handle one event, and forget trials that ended well a while ago."""
+        super().step()  # type: ignore[no-untyped-call]  # Tune's
+        if len(self._stopped_trials) > KEPT_TRIALS:
+            ended = [trial for trial in self._trials if trial in self._stopped_trials and trial not in self._trial_to_actor]
+            forgotten = set(ended[: len(ended) - KEPT_TRIALS // 2])
+            self._trials[:] = [trial for trial in self._trials if trial not in forgotten]
+            self._stopped_trials -= forgotten
+
+    def _mark_trial_to_checkpoint(self, trial: Any) -> None:
+        """Its state is in its records."""
+
+
+class ActorManager(RayActorManager):
+    """Takes every error that Ray raises for a worker for that worker's failure.
+
+    By itself Tune knows the worker's own exceptions and its plain death, and ends the whole run on anything else: on the memory monitor's
+    killing of a worker that trains, for one.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+@contextmanager
+def in_place() -> Iterator[None]:
+    """Have Tune use these two."""
+    with (
+        patch("ray.tune.tune.TuneController", Controller),
+        patch("ray.tune.execution.tune_controller.RayActorManager", ActorManager),
+    ):
+        yield
