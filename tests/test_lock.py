@@ -19,7 +19,7 @@ from tests.conftest import BUCKET
 from tune_ablation import lock
 from tune_ablation.errors import UserError
 from tune_ablation.lock import CLAIM, CLAIMS_FOLDER, HOLDER_FILE, Driver, only_driver
-from tune_ablation.storage import Storage, open_storage
+from tune_ablation.storage import RemoteStorage, Storage, StorageError, open_storage
 
 DRIVER = """
 import sys, threading, time
@@ -222,6 +222,26 @@ def test_one_that_slept_and_was_taken_over_stops_by_itself(start: Start) -> None
     assert third.returncode == 1
     second.end()
     assert second.returncode == 0
+
+
+@pytest.mark.parametrize("uri", ["pyarrow", "s3"], indirect=True)
+def test_whoever_was_taken_over_changes_nothing_any_more(uri: str) -> None:
+    uri = re.sub("^remote", "file://", uri)
+    records = "trials/a/records.jsonl"
+    with only_driver(RemoteStorage(uri), threading.Event(), wait=False, say=print) as claim:
+        assert claim is not None
+        worker, next_driver = RemoteStorage(uri).fenced(claim).child("trials/a"), RemoteStorage(uri)
+        worker.write("records.jsonl", b"early")
+        assert next_driver.read(records) == b"early"
+        next_driver.delete(claim)
+        next_driver.write(records, b"of the next")
+        refused = r"/records\.jsonl: left as it is: another run of this experiment has taken over"
+        with pytest.raises(StorageError, match=refused):
+            worker.write("records.jsonl", b"late")
+        with pytest.raises(StorageError, match=refused):
+            worker.delete("records.jsonl")
+        assert next_driver.names("trials") == [records]
+        assert next_driver.read(records) == b"of the next"
 
 
 @pytest.mark.usefixtures("_quick")

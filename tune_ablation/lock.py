@@ -9,7 +9,7 @@ that depends on what is there, every driver puts an object of its own into the r
 A driver may work once it has written its claim, then listed the claims and found its own alone. Of two that did, the one that listed
 last would have found the other's, so there are never two, whatever their clocks say. The claim of a dead driver is removed by the
 next: at once if it ran on this machine, otherwise when its beat has not changed for a minute. Should it not have been dead, it finds
-its claim gone at its next beat, and stops.
+its claim gone at its next beat, and stops; its workers find the claim gone at their next write, which they leave undone.
 """
 
 from __future__ import annotations
@@ -110,8 +110,10 @@ def _born(pid: int) -> str:
 
 
 @contextmanager
-def only_driver(storage: Storage, stop: threading.Event, *, wait: bool, say: Say) -> Iterator[None]:
+def only_driver(storage: Storage, stop: threading.Event, *, wait: bool, say: Say) -> Iterator[str | None]:
     """Hold an experiment's results folder.
+
+    Gives the name of the claim to fence all writing with, None where the kernel holds the lock.
 
     Args:
         storage: the folder.
@@ -124,12 +126,13 @@ def only_driver(storage: Storage, stop: threading.Event, *, wait: bool, say: Say
     """
     if storage.folder is not None:
         with _kernel_lock(storage.folder, wait=wait, say=say):
-            yield
+            yield None
         return
     folder = storage.child(CLAIMS_FOLDER)
-    holding = _Holding(folder, _Claims(folder, storage.root, wait=wait, say=say).take(), stop)
+    token = _Claims(folder, storage.root, wait=wait, say=say).take()
+    holding = _Holding(folder, token, stop)
     try:
-        yield
+        yield f"{CLAIMS_FOLDER}/{token}{CLAIM}"
     finally:
         holding.release()
     if holding.lost:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from tune_ablation.errors import UserError
 
@@ -121,6 +121,15 @@ class Storage(ABC):
     def child(self, name: str) -> Storage:
         """The storage of a folder inside this one."""
 
+    def fenced(self, name: str | None) -> Self:
+        """This storage and its children, which change nothing any more once a file of it is gone: whoever removes that ends their work.
+
+        Args:
+            name: the file's; None for no such condition. On a local disk there is none: its lock is the kernel's.
+        """
+        del name
+        return self
+
 
 class LocalStorage(Storage):
     """A folder on this machine, or on a disk that every node mounts."""
@@ -212,6 +221,7 @@ class RemoteStorage(Storage):
             patient = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _ANSWER_SECONDS, "allow_delayed_open": True}
             self._system = rebuild(options | patient)
         self._is_away = False
+        self._fence: str | None = None
 
     @property
     def address(self) -> str:
@@ -238,6 +248,7 @@ class RemoteStorage(Storage):
         path = self._full(name)
 
         def put(target: str) -> None:
+            self._check_fence(name)
             with self._system.open_output_stream(target) as stream:
                 stream.write(content)
 
@@ -263,6 +274,7 @@ class RemoteStorage(Storage):
         path = self._full(name)
 
         def delete() -> None:
+            self._check_fence(name)
             found = self._system.get_file_info(path)
             with suppress(FileNotFoundError):
                 if found.type is fs.FileType.Directory:
@@ -288,7 +300,20 @@ class RemoteStorage(Storage):
     def child(self, name: str) -> RemoteStorage:
         """See ``Storage.child``."""
         uri = f"{self._uri.rstrip('/')}/{name}"
-        return RemoteStorage(f"{uri}?{self._options}" if self._options else uri)
+        child = RemoteStorage(f"{uri}?{self._options}" if self._options else uri)
+        child._fence = self._fence
+        return child
+
+    def fenced(self, name: str | None) -> Self:
+        """See ``Storage.fenced``; every change asks first, which costs a small request."""
+        self._fence = self._full(name) if name is not None else None
+        return self
+
+    def _check_fence(self, name: str) -> None:
+        from pyarrow import fs
+
+        if self._fence is not None and self._system.get_file_info(self._fence).type is fs.FileType.NotFound:
+            raise StorageError(f"{self.where(name)}: left as it is: another run of this experiment has taken over since")
 
     def _patiently(self, request: Callable[[], _T], failed: str) -> _T:
         """The request's answer, asked for again while there is none.

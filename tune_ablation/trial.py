@@ -96,7 +96,8 @@ def train_alone(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = results.describe_data(experiment, prepared)
     stop = threading.Event()
-    with only_driver(storage, stop, wait=wait, say=say):
+    with only_driver(storage, stop, wait=wait, say=say) as claim:
+        storage = storage.fenced(claim)
         found = results.take_up(storage, experiment, data, keep_checkpoints=keep_checkpoint)
         precision = found.header["precision"] if found.header is not None else resolve_precision(experiment.recipe.precision, device)
         gpus = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []

@@ -17,8 +17,8 @@ import pytest
 
 from tests.conftest import BUCKET
 from tests.proxy import Proxy, proxy_to
-from tests.runner.conftest import kill_tree
-from tune_ablation.lock import BEAT, CLAIMS_FOLDER
+from tests.runner.conftest import descendants, kill_tree
+from tune_ablation.lock import BEAT, CLAIM, CLAIMS_FOLDER
 from tune_ablation.records import load_rows
 from tune_ablation.storage import Storage, open_storage
 
@@ -184,6 +184,30 @@ def test_two_drivers_on_s3_and_one_killed(undisturbed: Study, study: Study, s3_o
     assert "taken over from a run that ended without a word" in output
     assert records(storage, undisturbed.records()) == undisturbed.records()
     assert left_over(storage) == []
+
+
+def test_a_run_that_was_taken_over_in_its_sleep_changes_nothing_after_it(study: Study, s3_options: str) -> None:
+    study.storage_path = f"s3://{BUCKET}/slept?{s3_options}"
+    process = study.start("--parallel", "2", "--set", "recipe.epochs=200")
+    storage = of_folder(study, s3_options)
+    study.wait_until(lambda: sum(name.endswith("/records.jsonl") for name in storage.names("trials")) >= 2)
+    tree = descendants(process.pid)
+    for pid in tree:
+        os.kill(pid, signal.SIGSTOP)
+    (claim,) = (name for name in storage.names(CLAIMS_FOLDER) if name.endswith(CLAIM))
+    storage.delete(claim)  # which is what another machine's driver does after a minute
+
+    def content() -> dict[str, bytes | None]:
+        return {name: storage.read(name) for name in storage.names() if not name.startswith(CLAIMS_FOLDER)}
+
+    before = content()
+    for pid in tree:
+        os.kill(pid, signal.SIGCONT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, output + errors
+    assert in_one_line(errors), errors
+    assert "another run of this experiment" in errors.replace("\n", " ")
+    assert content() == before
 
 
 def test_train_takes_the_lock_and_waits_for_it(study: Study, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
-    with only_driver(storage, stop, wait=options.wait, say=say):
+    with only_driver(storage, stop, wait=options.wait, say=say) as claim:
+        storage = storage.fenced(claim)
         found = results.take_up(storage, experiment, described, keep_checkpoints=options.keep_checkpoints)
         finished = plan.results_of(experiment, found.rows.values())
         before = f", {len(finished)} of them finished before" if finished else ""
@@ -99,6 +100,7 @@ def run(experiment: Experiment, options: Options, console: Console, progress: da
             session = Session(
                 experiment=experiment.resolved(),
                 storage=storage.address,
+                claim=claim,
                 data=str(options.data.absolute()) if options.data is not None else None,
                 cache=str(options.cache.absolute()),
                 fingerprint=prepared.fingerprint,

@@ -11,6 +11,7 @@ class Session:
     Attributes:
         experiment: the experiment, resolved.
         storage: path or URI of the experiment's results folder.
+        claim: the driver's, without which nothing is written there; see ``only_driver``.
         data: the data set's path on every node, None for drawn images.
         cache: folder of the decoded images on every node.
         fingerprint: what the data must be.
@@ -22,6 +23,7 @@ class Session:
 
     experiment: dict[str, Any]
     storage: str
+    claim: str | None
     data: str | None
     cache: str
     fingerprint: str

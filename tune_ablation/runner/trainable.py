@@ -89,7 +89,7 @@ class AblationTrainable(tune.Trainable):
             self._experiment,
             trial,
             self._batches,
-            open_storage(self._session.storage),
+            open_storage(self._session.storage).fenced(self._session.claim),
             precision=self._session.precision,
             keep_checkpoint=self._session.keep_checkpoints,
         )
