@@ -1,5 +1,6 @@
 """Everything computed once: from the results of one experiment to the frames that terminal, JSON and HTML share."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -106,7 +107,9 @@ def analyse(run: Run, metric: str | None = None, *, every_pair: bool = False) ->
     """
     design = run.design
     better = curves.quantities(design)
-    quantity = _quantity(metric or design.primary, better)
+    quantity = quantity_of(metric or design.primary, better)
+    if quantity is None:
+        raise UserError(f"--metric: given {metric!r}, allowed: {', '.join(better)}; a metric alone means its final value")
     epochs, everything = run.epochs, curves.trials(run.epochs, design)
     target, target_trials = compare.target(everything, design)
     speed = curves.convergence(epochs, design, target, run.train_images)
@@ -150,11 +153,9 @@ def analyse(run: Run, metric: str | None = None, *, every_pair: bool = False) ->
     )
 
 
-def _quantity(metric: str, better: dict[str, bool]) -> str:
-    name = next((name for name in (metric, f"{metric}_final") if name in better), None)
-    if name is None:
-        raise UserError(f"--metric: given {metric!r}, allowed: {', '.join(better)}; a metric alone means its final value")
-    return name
+def quantity_of(metric: str, known: Collection[str]) -> str | None:
+    """The quantity that is meant by a name: its own, or the final value of a metric; None where it is neither."""
+    return next((name for name in (metric, f"{metric}_final") if name in known), None)
 
 
 def _costs(run: Run) -> pl.DataFrame:

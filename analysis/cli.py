@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from analysis import report
-from analysis.analyse import Analysis, analyse
+from analysis.analyse import Analysis, analyse, quantity_of
 from analysis.as_json import as_json
 from analysis.curves import quantities
 from analysis.foreign import Columns
@@ -106,8 +106,7 @@ def _metric(run: Run, given: Sequence[str], *, ours_alone: bool) -> str | None:
     """What to contrast a run on: the metric given, unless it names a column of a Ray Tune folder read beside it."""
     if not given or run.experiment is None:  # a foreign run's design has its own metrics already
         return None
-    known = quantities(run.design)
-    return given[0] if ours_alone or given[0] in known or f"{given[0]}_final" in known else None
+    return given[0] if ours_alone or quantity_of(given[0], quantities(run.design)) else None
 
 
 def _write(found: Sequence[Analysis], unreadable: Sequence[str], out: str) -> str:

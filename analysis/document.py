@@ -101,12 +101,10 @@ def _experiment(found: Analysis) -> Experiment:
         Section("Audit", [*sentences.audit(found), *sentences.missing(found)]),
         _provenance(found),
     )
-    *rulings, summary = sentences.verdicts(found) or [""]
-    del rulings  # laid out from the claims themselves
     return Experiment(
         name=found.design.name,
         question=found.design.question,
-        verdict=[summary] if summary else [],
+        verdict=sentences.verdict(found),
         warnings=_warnings(found),
         rulings=found.claims,
         foundation=sentences.foundation(found),
@@ -117,7 +115,7 @@ def _experiment(found: Analysis) -> Experiment:
 
 
 def _warnings(found: Analysis) -> list[str]:
-    lines = [line.strip().removeprefix("! ") for line in sentences.audit(found) if line.strip().startswith("! ")]
+    lines = sentences.serious(found)
     if found.finished < found.planned:
         lines.append(f"{found.planned - found.finished} of {count(found.planned, 'trial')} are not finished.")
     if found.run.problems:

@@ -6,7 +6,7 @@ A cell has the same colour, dash pattern and symbol in all of them, whatever els
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -81,13 +81,9 @@ class _Drawing:
 def figures(found: Analysis) -> list[Figure]:
     """Every figure that the results have the figures for, in the order of the report."""
     drawing = _Drawing(found)
-    makers: list[Callable[[_Drawing], Sequence[Figure | None]]] = [
-        lambda drawing: [_forest(drawing)],
-        lambda drawing: [_heatmap(drawing)],
-        _curves,
-        lambda drawing: [_gap(drawing), _reached(drawing), _responses(drawing), _costs(drawing), _secondary(drawing)],
-    ]
-    return [figure for maker in makers for figure in maker(drawing) if figure is not None]
+    by_epoch = [*_curves(drawing), _gap(drawing), _reached(drawing)]
+    drawn = [_forest(drawing), _heatmap(drawing), *by_epoch, _responses(drawing), _costs(drawing), _secondary(drawing)]
+    return [figure for figure in drawn if figure is not None]
 
 
 def _rows(frame: pl.DataFrame) -> alt.InlineData:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.document import Document, Experiment, Section
+from analysis.sentences import reason
 from analysis.style import Figure
 from analysis.tables import Table
-from analysis.words import p_value
 
 
 def markdown(content: Document, pictures: Mapping[int, str]) -> str:
@@ -24,10 +24,9 @@ def markdown(content: Document, pictures: Mapping[int, str]) -> str:
 
 
 def _experiment(experiment: Experiment, pictures: Mapping[int, str]) -> list[str]:
-    rulings = []
-    for ruling in experiment.rulings:
-        p = "" if ruling.p_holm is None else f"; p {p_value(ruling.p_holm)}"
-        rulings.append(f"**{ruling.verdict.upper()}**: {_plain(ruling.text.rstrip('.'))} ({_plain(ruling.because + p)})")
+    rulings = [
+        f"**{ruling.verdict.upper()}**: {_plain(ruling.text.rstrip('.'))} ({_plain(reason(ruling))})" for ruling in experiment.rulings
+    ]
     parts = [f"## {_plain(experiment.name)}", _plain(experiment.question), *map(_plain, experiment.verdict), _list(rulings)]
     if experiment.warnings:
         parts += ["**Before believing it:**", _list(experiment.warnings)]

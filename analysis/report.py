@@ -48,7 +48,7 @@ def show(found: Analysis, console: Console) -> None:
     """Print the summary of one experiment."""
     design = found.design
     _say(console, design.name + after(": ", design.question), style="bold")
-    for lines in filter(None, (sentences.verdicts(found), sentences.foundation(found))):
+    for lines in filter(None, ([*sentences.verdicts(found), *sentences.verdict(found)], sentences.foundation(found))):
         console.print()
         for line in lines:
             _say(console, line)

@@ -1,5 +1,6 @@
 """The findings in sentences: verdicts, what they rest on, crossovers, the audit, what is missing. Every kind of report says the same."""
 
+from collections.abc import Iterator
 from itertools import groupby
 
 import polars as pl
@@ -13,23 +14,29 @@ from tune_ablation.records import STAGES
 NORMALITY = "With so few seeds the exact test could never decide: these verdicts rest on seed noise being near normal."
 
 
+def reason(ruling: claims.Ruling) -> str:
+    """Why a verdict is what it is."""
+    return ruling.because + ("" if ruling.p_holm is None else f"; p {p_value(ruling.p_holm)}")
+
+
 def verdicts(found: Analysis) -> list[str]:
-    """One sentence a claim, and what all of them together come to."""
+    """One sentence a claim."""
+    return [f"{ruling.verdict.upper()}: {ruling.text.rstrip('.')} ({reason(ruling)})." for ruling in found.claims]
+
+
+def verdict(found: Analysis) -> list[str]:
+    """What all claims together come to, in one line; nothing of a foreign folder."""
     if not found.claims:
         return (
             [] if not found.run.experiment else ["Verdict: the experiment file makes no claim; the contrasts below stand for themselves."]
         )
-    lines = []
-    for ruling in found.claims:
-        p = "" if ruling.p_holm is None else f"; p {p_value(ruling.p_holm)}"
-        lines.append(f"{ruling.verdict.upper()}: {ruling.text.rstrip('.')} ({ruling.because}{p}).")
-    counts = ", ".join(f"{sum(ruling.verdict == verdict for ruling in found.claims)} {verdict}" for verdict in claims.VERDICTS)
+    counts = ", ".join(f"{sum(ruling.verdict == kind for ruling in found.claims)} {kind}" for kind in claims.VERDICTS)
     tested = sum(ruling.p is not None for ruling in found.claims)
     together = f" p values are Holm-adjusted over the {tested} claims tested; [ ] are 95 % intervals over seeds." if tested else ""
     ruled = [ruling for ruling in found.claims if ruling.p is not None and ruling.verdict != claims.INCONCLUSIVE]
     seeds = [figure.n for ruling in ruled for figure in ruling.figures if figure.n is not None]
     unsure = f" {NORMALITY}" if seeds and not statistics.exact_can_decide(min(seeds), tested) else ""
-    return [*lines, f"Verdict: {counts}.{together}{unsure}"]
+    return [f"Verdict: {counts}.{together}{unsure}"]
 
 
 def chance(run: Run, guesses: int) -> float | None:
@@ -80,11 +87,19 @@ def audit(found: Analysis) -> list[str]:
     if not found.findings:
         return ["Audit: nothing found that would make the comparison unfair."]
     lines = [f"Audit: {count(sum(finding.serious for finding in found.findings), 'serious finding')}, others are caveats."]
+    return lines + [f"  {'! ' if is_serious else ''}{text}" for is_serious, text in _findings(found)]
+
+
+def serious(found: Analysis) -> list[str]:
+    """What of the audit is serious."""
+    return [text for is_serious, text in _findings(found) if is_serious]
+
+
+def _findings(found: Analysis) -> Iterator[tuple[bool, str]]:
     for _, group in groupby(found.findings, key=lambda finding: (finding.code, finding.text)):
         findings = list(group)
         cells = ", ".join(cell for finding in findings for cell in finding.cells) if len(findings[0].cells) < 2 else ""
-        lines.append(f"  {'! ' if findings[0].serious else ''}{cells}{': ' if cells else ''}{findings[0].text}.")
-    return lines
+        yield findings[0].serious, f"{cells}{': ' if cells else ''}{findings[0].text}."
 
 
 def missing(found: Analysis) -> list[str]:

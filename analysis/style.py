@@ -11,7 +11,15 @@ COLOURS = ("#001eff", "#ff5a0f", "#3ca578", "#870000", "#e14bff", "#3c0f78", "#9
 each has a contrast of 3 to 1 with white at least (WCAG 2.2, 1.4.11)."""
 
 DASHES = ([1, 0], [7, 2], [2, 2], [9, 2, 2, 2])
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "triangle-right")
+SYMBOLS = {
+    "circle": "M5,0A5,5,0,1,1,-5,0A5,5,0,1,1,5,0",
+    "square": "M-4.5,-4.5h9v9h-9Z",
+    "diamond": "M0,-6L5,0L0,6L-5,0Z",
+    "triangle-up": "M0,-5L5.5,4.5H-5.5Z",
+    "triangle-down": "M0,5L5.5,-4.5H-5.5Z",
+    "triangle-right": "M5,0L-4.5,5.5V-5.5Z",
+}
+"""Vega's name of each and its outline as an SVG path, for a page's own key."""
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 
 LEGEND = alt.Legend(title=None, symbolOpacity=1)
@@ -103,7 +111,8 @@ class Figure:
 def styles(cells: Iterable[str]) -> dict[str, Style]:
     """Every cell's look, by its place in the design; all differ up to 24 cells."""
     looks = {}
+    symbols = tuple(SYMBOLS)
     for place, cell in enumerate(cells):
         turn = place + place // len(COLOURS)
-        looks[cell] = Style(COLOURS[place % len(COLOURS)], DASHES[turn % len(DASHES)], SYMBOLS[turn % len(SYMBOLS)])
+        looks[cell] = Style(COLOURS[place % len(COLOURS)], DASHES[turn % len(DASHES)], symbols[turn % len(symbols)])
     return looks

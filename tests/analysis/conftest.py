@@ -101,6 +101,15 @@ class Folder:
                 acc = [10.0, 20.0, 30.0, 40.0 + seed - 5 * place]
                 self.add(cell.key, "confirm", seed, {"test_acc1": acc, "train_eval_acc1": [99.0] * 4}, lr=0.05)
 
+    def add_costs(self) -> None:
+        """Static figures of every cell, each cell's the first's times its place."""
+        profile = {"params": 10, "madd": 20, "flops": 30, "memory_bytes": 40, "memory_rw_bytes": 50, "flop_counter": 30}
+        self.header["cells"] = [
+            {"key": cell.key, "levels": dict(cell.levels), "profile": {name: value * place for name, value in profile.items()}}
+            for place, cell in enumerate(self.experiment.cells(), start=1)
+        ]
+        self.write_header()
+
     def analysed(self, metric: str | None = None, *, every_pair: bool = False) -> Analysis:
         """What the analysis makes of it."""
         (run,) = load([str(self.path)]).runs
@@ -111,6 +120,24 @@ class Folder:
         for seed, final in zip(self.experiment.confirm.seeds, finals, strict=True):
             early = [final / 2] * (self.experiment.recipe.epochs - 1)
             self.add(cell_key, "confirm", seed, {metric: [*early, final]})
+
+
+class RayFolder:
+    """A Ray Tune folder to which trials are added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, config: dict[str, Any], rows: list[dict[str, Any]], *, params: bool = True, repeat_config: bool = True) -> Path:
+        folder = self.path / f"train_{len(list(self.path.glob('*'))):05d}"
+        folder.mkdir(parents=True)
+        if params:
+            (folder / "params.json").write_text(json.dumps(config))
+        numbered = [{"training_iteration": epoch, "time_this_iter_s": 2.0, **row} for epoch, row in enumerate(rows, 1)]
+        if repeat_config:
+            numbered = [{**row, "config": config} for row in numbered]
+        (folder / "result.json").write_text("".join(json.dumps(row) + "\n" for row in numbered))
+        return folder / "result.json"
 
 
 MakeFolder = Callable[..., Folder]
@@ -133,3 +160,8 @@ def full(make_folder: MakeFolder) -> Folder:
     folder = make_folder()
     folder.fill()
     return folder
+
+
+@pytest.fixture
+def ray(tmp_path: Path) -> RayFolder:
+    return RayFolder(tmp_path / "ray")

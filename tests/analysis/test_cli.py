@@ -13,7 +13,7 @@ from analysis.cli import main
 if TYPE_CHECKING:
     import pytest
 
-    from tests.analysis.conftest import Folder, MakeFolder
+    from tests.analysis.conftest import Folder, MakeFolder, RayFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,13 +87,10 @@ def test_an_unknown_metric_is_one_line(full: Folder, capsys: pytest.CaptureFixtu
 
 
 def test_a_metric_of_a_ray_folder_is_not_asked_of_our_run_beside_it(
-    full: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    full: Folder, ray: RayFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trial = tmp_path / "tune" / "trial_1"
-    trial.mkdir(parents=True)
-    (trial / "params.json").write_text(json.dumps({"width": 1, "seed": 0}))
-    (trial / "result.json").write_text(json.dumps({"training_iteration": 1, "mean_loss": 2.0}) + "\n")
-    both = [str(full.path), str(tmp_path / "tune"), "--cells", "width", "--seed-column", "seed"]
+    ray.add({"width": 1, "seed": 0}, [{"mean_loss": 2.0}])
+    both = [str(full.path), str(ray.path), "--cells", "width", "--seed-column", "seed"]
     assert main([*both, "--metric", "mean_loss"]) == 0
     assert main([str(full.path), "--metric", "mean_loss"]) == 2
     assert "--metric: given 'mean_loss'" in capsys.readouterr().err

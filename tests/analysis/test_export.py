@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.analysis.conftest import MakeFolder
+    from tests.analysis.conftest import MakeFolder, RayFolder
 
 CLAIM = {"text": "origin is better", "metric": "test_acc1", "better": {"head": "origin"}, "than": {"head": "maxpool"}}
 
@@ -198,14 +198,10 @@ def test_whatever_there_is_makes_a_report_that_says_what_is_missing(state: str, 
         assert said in (tmp_path / "out" / name).read_text().replace("\\", "")
 
 
-def test_a_foreign_folder_makes_a_report_too(tmp_path: Path) -> None:
+def test_a_foreign_folder_makes_a_report_too(ray: RayFolder, tmp_path: Path) -> None:
     for width, seed in itertools.product((1, 2), (0, 1)):
-        trial = tmp_path / "tune" / f"trial_{width}_{seed}"
-        trial.mkdir(parents=True)
-        (trial / "params.json").write_text(json.dumps({"width": width, "seed": seed}))
-        rows = [{"training_iteration": epoch, "accuracy": width * epoch + seed, "time_this_iter_s": 1.0} for epoch in (1, 2, 3)]
-        (trial / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [str(tmp_path / "tune"), "--cells", "width", "--seed-column", "seed", "--metric", "accuracy", "--out", str(tmp_path / "out")]
+        ray.add({"width": width, "seed": seed}, [{"accuracy": width * epoch + seed} for epoch in (1, 2, 3)])
+    command = [str(ray.path), "--cells", "width", "--seed-column", "seed", "--metric", "accuracy", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert {"figures/contrasts.png", "figures/cells.png", "figures/curves_accuracy.png"} <= files(tmp_path / "out")
     assert "Where it is from" in (tmp_path / "out" / "report.html").read_text()

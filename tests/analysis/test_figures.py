@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,9 +15,8 @@ from analysis.style import Figure, styles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from tests.analysis.conftest import Folder, MakeFolder
+    from tests.analysis.conftest import Folder, MakeFolder, RayFolder
 
 ALL = {
     "contrasts",
@@ -35,16 +33,6 @@ ALL = {
 }
 
 
-def with_costs(folder: Folder) -> Folder:
-    profile = {"params": 10, "madd": 20, "flops": 30, "memory_bytes": 40, "memory_rw_bytes": 50, "flop_counter": 30}
-    folder.header["cells"] = [
-        {"key": cell.key, "levels": dict(cell.levels), "profile": {name: value * place for name, value in profile.items()}}
-        for place, cell in enumerate(folder.experiment.cells(), start=1)
-    ]
-    folder.write_header()
-    return folder
-
-
 def by_name(folder: Folder) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures(folder.analysed())}
 
@@ -56,7 +44,8 @@ def values(view: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_finished_experiment_has_every_figure_and_each_compiles(full: Folder) -> None:
-    found = by_name(with_costs(full))
+    full.add_costs()
+    found = by_name(full)
     assert set(found) == ALL
     for figure in found.values():
         assert figure.sentence.endswith(".")
@@ -85,7 +74,8 @@ def channels(node: Any, name: str) -> Iterator[dict[str, Any]]:
 def test_a_cell_looks_the_same_in_every_figure(full: Folder) -> None:
     looks = styles(cell.key for cell in full.experiment.cells())
     seen = 0
-    for figure in by_name(with_costs(full)).values():
+    full.add_costs()
+    for figure in by_name(full).values():
         whole = figure.chart().to_dict()
         for channel, attribute in (("color", "colour"), ("strokeDash", "dash"), ("shape", "symbol")):
             for encoding in channels(whole, channel):
@@ -160,15 +150,12 @@ def test_the_learning_rates_axis_shows_the_whole_range_searched(full: Folder) ->
     assert view["layer"][0]["encoding"]["x"]["scale"]["domain"] == [searched.low, searched.high]
 
 
-def test_of_very_many_cells_the_baseline_and_the_best_are_drawn(tmp_path: Path) -> None:
+def test_of_very_many_cells_the_baseline_and_the_best_are_drawn(ray: RayFolder) -> None:
     for number in range(60):
-        trial = tmp_path / f"trial_{number}"
-        trial.mkdir()
-        (trial / "params.json").write_text(json.dumps({"width": number, "seed": 0}))
-        (trial / "result.json").write_text(json.dumps({"training_iteration": 1, "accuracy": float(number)}) + "\n")
+        ray.add({"width": number, "seed": 0}, [{"accuracy": float(number)}])
     from analysis.foreign import Columns
 
-    (run,) = load([str(tmp_path)], Columns(metrics=("accuracy",), cells=("width",), baseline=("width=3",), seed="seed")).runs
+    (run,) = load([str(ray.path)], Columns(metrics=("accuracy",), cells=("width",), baseline=("width=3",), seed="seed")).runs
     cells = drawn(analyse(run))
     assert len(cells) == MOST_CELLS
     levels = [run.design.cells[cell]["width"] for cell in cells]

@@ -22,35 +22,13 @@ from analysis.analyse import Analysis, analyse
 from analysis.cli import main
 from analysis.foreign import Columns
 from analysis.run import Run
+from tests.analysis.conftest import RayFolder
 from tests.conftest import BUCKET
 from tune_ablation.errors import UserError
 from tune_ablation.storage import open_storage
 
 EXAMPLE = Path(__file__).parent / "ray_examples" / "tune_basic_example"
 """What Ray's own tune_basic_example.py left behind, without its pickles."""
-
-
-class RayFolder:
-    """A Ray Tune folder to which trials are added."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, config: dict[str, Any], rows: list[dict[str, Any]], *, params: bool = True, repeat_config: bool = True) -> Path:
-        folder = self.path / f"train_{len(list(self.path.glob('*'))):05d}"
-        folder.mkdir(parents=True)
-        if params:
-            (folder / "params.json").write_text(json.dumps(config))
-        numbered = [{"training_iteration": epoch, "time_this_iter_s": 2.0, **row} for epoch, row in enumerate(rows, 1)]
-        if repeat_config:
-            numbered = [{**row, "config": config} for row in numbered]
-        (folder / "result.json").write_text("".join(json.dumps(row) + "\n" for row in numbered))
-        return folder / "result.json"
-
-
-@pytest.fixture
-def ray(tmp_path: Path) -> RayFolder:
-    return RayFolder(tmp_path / "ray")
 
 
 def read(path: Path, **columns: Any) -> Run:

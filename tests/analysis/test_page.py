@@ -54,12 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             acc = [40 - 30 / epoch - 2 * place + noise.gauss(0, 0.5) for epoch in range(1, 13)]
             loss = [2 + 3 / epoch + 0.03 * epoch + noise.gauss(0, 0.05) for epoch in range(1, 13)]
             folder.add(cell.key, "confirm", seed, {"test_acc1": acc, "train_eval_acc1": [a + 20 for a in acc], "test_loss": loss})
-    profile = {"params": 100, "madd": 200, "flops": 300, "memory_bytes": 400, "memory_rw_bytes": 500, "flop_counter": 300}
-    folder.header["cells"] = [
-        {"key": cell.key, "levels": dict(cell.levels), "profile": {name: value * place for name, value in profile.items()}}
-        for place, cell in enumerate(experiment.cells(), start=1)
-    ]
-    folder.write_header()
+    folder.add_costs()
     out = tmp_path_factory.mktemp("report")
     assert main([str(folder.path), "--out", str(out)]) == 0
     return out / "report.html"

@@ -17,7 +17,7 @@ from analysis.foreign import Columns
 from analysis.load import load
 
 if TYPE_CHECKING:
-    from tests.analysis.conftest import Folder, MakeFolder
+    from tests.analysis.conftest import Folder, MakeFolder, RayFolder
 
 ORIGIN, MAXPOOL = "resnet18_origin", "resnet18_maxpool"
 
@@ -107,11 +107,9 @@ def test_trials_that_were_cut_short_show_in_the_epochs(full: Folder, logs: Path)
     assert "2-3" in printed(analysed(full.path, logs))
 
 
-def test_sources_with_nothing_in_common_say_so(full: Folder, tmp_path: Path) -> None:
-    trial = tmp_path / "ray" / "trial_0"
-    trial.mkdir(parents=True)
-    (trial / "result.json").write_text('{"training_iteration": 1, "reward": 3.0, "config": {}}\n')
-    found = analysed(full.path, tmp_path / "ray", columns=Columns(metrics=("reward",)))
+def test_sources_with_nothing_in_common_say_so(full: Folder, ray: RayFolder) -> None:
+    ray.add({}, [{"reward": 3.0}])
+    found = analysed(full.path, ray.path, columns=Columns(metrics=("reward",)))
     assert together.side_by_side(found).height == 0
     assert "No metric is in two of the sources." in printed(found)
 
