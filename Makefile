@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint types unit test-slow browser chaos week clean
+.PHONY: help quickstart test lint types unit test-slow browser chaos week audit clean
 
 help:
 	@echo "make quickstart   set up, then run the quickstart: six cells, 36 trials, about two minutes"
@@ -13,6 +13,7 @@ help:
 	@echo "make browser      install Chromium (Debian, Ubuntu; as root), for the tests of the HTML report"
 	@echo "make chaos        kill real runs 100 times at random, seeded moments; about half an hour on two cores"
 	@echo "make week         5,000 stub trials under a kill every few seconds; about as long"
+	@echo "make audit        look the pinned versions up for known vulnerabilities (pip-audit; asks its service)"
 	@echo "make clean        remove the virtual environment and caches, never results"
 
 quickstart: $(VENV)/ready
@@ -41,6 +42,11 @@ chaos: $(VENV)/ready-dev
 
 week: $(VENV)/ready-dev
 	$(BIN)/python -m tests.chaos.week --trials 5000 --seed 1 --out docs/chaos.md
+
+audit:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=...")'

@@ -132,17 +132,18 @@ def sign_flip_p(differences: Floats | Sequence[float] | pl.Series) -> float | No
     bound = abs(float(values.sum())) - _SAME * float(sizes.sum())
     if bound <= 0:
         return 1.0
-    first, second = _signed_sums(sizes[: n // 2]), np.sort(_signed_sums(sizes[n // 2 :]))
+    first, second = _signed_sums(sizes[: n // 2]), _signed_sums(sizes[n // 2 :])
     as_far = len(second) - np.searchsorted(second, bound - first, side="left")
     return min(1.0, int(as_far.sum()) * 2.0 ** (1 - n))  # as many lie as far on the other side
 
 
 def _signed_sums(sizes: Floats) -> Floats:
+    """All of them in ascending order: numbers searched for in their order are found several times as fast."""
     import numpy as np
 
     sums = np.zeros(1)
     for size in sizes:
-        sums = np.concatenate([sums - size, sums + size])
+        sums = np.sort(np.concatenate([sums - size, sums + size]), kind="stable")  # which merges two sorted halves
     return sums
 
 
