@@ -161,7 +161,7 @@ def _spend_a_life(run: Run, study: Study, ledger: Ledger, week: Week, draw: rand
         elif now - moved > PATIENCE:
             week.faults.append(f"it hangs at trial {finished}, see {run.log}")
             run.kill_all()
-        if not finished:
+        if not finished or finished == week.trials:  # before its first trial, or summing up
             continue
         week.samples.append(Sample(finished, processes.memory(run.driver.pid), processes.cpu(run.driver.pid)))
         if finished >= next_driver and finished < week.trials / 2:
