@@ -299,13 +299,15 @@ class Chaos:
             if time.monotonic() > start + PATIENCE:
                 break
             time.sleep(0.01)
+        before = dict(ledger.states)
         again = ledger.look()
         left = run.await_nobody(PATIENCE)
         if self._killed is not None:
             done, self._killed = self._killed, None
             done.again = again
             done.seconds += time.monotonic() - start
-            unsaved = sum(len(state.known) - len(state.saved) for state in ledger.states.values() if not state.finished)
+            begun = [state for key, state in ledger.states.items() if state != before[key] and not state.finished]  # in this run, that is
+            unsaved = sum(len(state.known) - len(state.saved) for state in begun)
             if done.code == ASKED_TO_STOP and done.kill.kind in {"SIGTERM", "Ctrl-C"} and unsaved:
                 campaign.faults.append(f"{unsaved} epochs were not saved: {done.kill.kind} at {done.kill.moment}, see {run.log}")
         if left:
