@@ -60,7 +60,6 @@ class Done:
         within: whether it fell into a write: a temporary file was left.
         code: the driver's exit code, None for a kill that it outlived.
         seconds: until the driver and all that it had started were gone.
-        again: epochs trained again until the next look.
     """
 
     kill: Kill
@@ -68,7 +67,6 @@ class Done:
     within: bool = False
     code: int | None = None
     seconds: float = 0.0
-    again: int = 0
 
 
 @dataclass
@@ -249,9 +247,9 @@ class Chaos:
         """Do the killing; False where there is no victim."""
         kind, driver = done.kill.kind, run.driver.pid
         if kind == "worker":
-            if (struck := kill_worker(run, study, ledger, done.kill.choice)) is None:
+            if (writing := kill_worker(run, study, ledger, done.kill.choice)) is None:
                 return False
-            done.within, done.again = struck
+            done.within = writing
             run.temporary_before = set(study.temporary_files())
         elif kind == "whole tree":
             run.kill_all()
@@ -300,11 +298,10 @@ class Chaos:
                 break
             time.sleep(0.01)
         before = dict(ledger.states)
-        again = ledger.look()
+        ledger.look()
         left = run.await_nobody(PATIENCE)
         if self._killed is not None:
             done, self._killed = self._killed, None
-            done.again = again
             done.seconds += time.monotonic() - start
             begun = [state for key, state in ledger.states.items() if state != before[key] and not state.finished]  # in this run, that is
             unsaved = sum(len(state.known) - len(state.saved) for state in begun)

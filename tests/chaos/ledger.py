@@ -98,9 +98,8 @@ class Ledger:
         """The last look at every trial."""
         return self._last
 
-    def look(self) -> int:
-        """Look at every trial while none can change; returns how many epochs were trained again since the last look."""
-        again = 0
+    def look(self) -> None:
+        """Look at every trial while none can change."""
         for key, before in self._last.items():
             files = tuple(_written(self._trials / key / name) for name in (RECORDS_FILE, CHECKPOINT_FILE))
             if files == self._files.get(key):
@@ -117,9 +116,5 @@ class Ledger:
             kept = len(before.rows) if before.finished else len(before.saved)
             if known_now[:kept] != known_before[:kept]:
                 self.faults.append(f"{key}: {kept} epochs were saved, and of them some were trained again")
-            trained = {(row["epoch"], row["epoch_seconds"]) for row in (*now.rows, *now.saved)}
-            epochs = {epoch for epoch, _ in self._seen[key]}
-            again += sum(epoch in epochs for epoch, _ in trained - self._seen[key])
-            self._seen[key] |= trained
+            self._seen[key] |= {(row["epoch"], row["epoch_seconds"]) for row in (*now.rows, *now.saved)}
             self._last[key] = now
-        return again

@@ -184,11 +184,11 @@ class Study:
         return content
 
 
-def kill_worker(run: Run, study: Study, ledger: Ledger, choice: float) -> tuple[bool, int] | None:
+def kill_worker(run: Run, study: Study, ledger: Ledger, choice: float) -> bool | None:
     """Kill one trial worker, the writing one if there is one, and look at the trials before the driver can begin them again.
 
     Returns:
-        Whether it was writing, and the epochs trained again since the last look; None where there is no worker.
+        Whether it was writing; None where there is no worker.
     """
     victims = run.trial_workers()
     held = [pid for pid in (*victims, run.driver.pid) if send(pid, signal.SIGSTOP)]
@@ -202,7 +202,8 @@ def kill_worker(run: Run, study: Study, ledger: Ledger, choice: float) -> tuple[
         send(victim, signal.SIGKILL)
         if not await_end(victim, PATIENCE):
             ledger.faults.append(f"worker {victim} outlived its SIGKILL")
-        return writing, ledger.look()
+        ledger.look()
+        return writing
     finally:
         for pid in held:
             send(pid, signal.SIGCONT)

@@ -16,7 +16,7 @@ from tune_ablation import results
 PACKAGES = ("python", "torch", "ray", "optuna")
 Row = tuple[str, ...]
 
-BY_KIND: Row = ("kill", "kills", "while starting", "while training", "inside a write", "driver gone after", "epochs trained again")
+BY_KIND: Row = ("kill", "kills", "while starting", "while training", "inside a write", "driver gone after")
 BY_EXPERIMENT: Row = ("experiment", "kills", "starts", "epochs needed", "epochs trained", "records compared", "differences", "faults")
 
 
@@ -37,7 +37,6 @@ def _kind_row(kind: str, done: Sequence[Done]) -> Row:
         str(len(done) - len(starting) - len(writes)),
         str(len(writes)),
         f"{max(seconds):.1f} s" if seconds else "",
-        str(sum(kill.again for kill in done)),
     )
 
 
