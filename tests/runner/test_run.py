@@ -92,6 +92,7 @@ def test_the_same_command_again_trains_nothing(undisturbed: Study, study: Study)
     assert len(before) == TRIALS
 
 
+@pytest.mark.slow
 def test_killed_with_everything_it_started_it_goes_on_to_the_same_records(undisturbed: Study, study: Study) -> None:
     moments = random.Random(0)  # noqa: S311 - moments, not secrets
     for _ in range(2):
