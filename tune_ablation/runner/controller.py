@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune import tune
+from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 
 KEPT_TRIALS = 64
@@ -57,8 +58,11 @@ class ActorManager(RayActorManager):
 @contextmanager
 def in_place() -> Iterator[None]:
     """Have Tune use these two."""
-    with (
-        patch("ray.tune.tune.TuneController", Controller),
-        patch("ray.tune.execution.tune_controller.RayActorManager", ActorManager),
-    ):
+    places = ((tune, TuneController, Controller), (tune_controller, RayActorManager, ActorManager))
+    for module, theirs, ours in places:
+        setattr(module, theirs.__name__, ours)
+    try:
         yield
+    finally:
+        for module, theirs, _ in places:
+            setattr(module, theirs.__name__, theirs)
