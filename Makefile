@@ -11,7 +11,7 @@ help:
 	@echo "make test         set up, then lint, type check and the default tests"
 	@echo "make test-slow    the tests that take longer"
 	@echo "make browser      install Chromium (Debian, Ubuntu; as root), for the tests of the HTML report"
-	@echo "make chaos        kill real runs 100 times at random, seeded moments; about half an hour on two cores"
+	@echo "make chaos        kill real runs 100 times at random, seeded moments; about twenty minutes on two cores"
 	@echo "make week         5,000 stub trials under a kill every few seconds; about as long"
 	@echo "make audit        look the pinned versions up for known vulnerabilities (pip-audit; asks its service)"
 	@echo "make clean        remove the virtual environment and caches, never results"

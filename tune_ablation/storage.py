@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from tune_ablation.errors import UserError
 
@@ -121,8 +121,10 @@ class Storage(ABC):
     def child(self, name: str) -> Storage:
         """The storage of a folder inside this one."""
 
-    def fenced(self, name: str | None) -> Self:
+    def fenced(self, name: str | None) -> Storage:
         """This storage and its children, which change nothing any more once a file of it is gone: whoever removes that ends their work.
+
+        Each change looks first; one that has looked already when the file goes is still made.
 
         Args:
             name: the file's; None for no such condition. On a local disk there is none: its lock is the kernel's.
@@ -204,11 +206,16 @@ class RemoteStorage(Storage):
     """A folder on a file system of ``pyarrow.fs``, given by its URI, e.g. ``s3://bucket/results``.
 
     A request that fails for want of an answer is made again, with growing pauses, for as long as its patience lasts.
+
+    Args:
+        uri: the folder's.
+        fence: path in the file system of the file without which nothing is changed, see ``fenced``.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, fence: str | None = None) -> None:
         from pyarrow import fs
 
+        self._fence = fence
         self._uri, _, self._options = uri.partition("?")
         super().__init__(redacted(self._uri))
         try:
@@ -221,7 +228,6 @@ class RemoteStorage(Storage):
             patient = {"connect_timeout": _CONNECT_SECONDS, "request_timeout": _ANSWER_SECONDS, "allow_delayed_open": True}
             self._system = rebuild(options | patient)
         self._is_away = False
-        self._fence: str | None = None
 
     @property
     def address(self) -> str:
@@ -300,14 +306,11 @@ class RemoteStorage(Storage):
     def child(self, name: str) -> RemoteStorage:
         """See ``Storage.child``."""
         uri = f"{self._uri.rstrip('/')}/{name}"
-        child = RemoteStorage(f"{uri}?{self._options}" if self._options else uri)
-        child._fence = self._fence
-        return child
+        return RemoteStorage(f"{uri}?{self._options}" if self._options else uri, self._fence)
 
-    def fenced(self, name: str | None) -> Self:
-        """See ``Storage.fenced``; every change asks first, which costs a small request."""
-        self._fence = self._full(name) if name is not None else None
-        return self
+    def fenced(self, name: str | None) -> RemoteStorage:
+        """See ``Storage.fenced``; looking costs a small request a change."""
+        return RemoteStorage(self.address, self._full(name) if name is not None else None)
 
     def _check_fence(self, name: str) -> None:
         from pyarrow import fs

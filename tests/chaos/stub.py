@@ -19,7 +19,20 @@ from tune_ablation.records import METRICS, EpochRecord
 from tune_ablation.training.loop import Training, TrialSpec
 
 SLEEP = float(os.environ.get("STUB_EPOCH_SECONDS", "0.005"))
-"""An epoch's."""
+"""Seconds an epoch; from the environment, since trials run in processes of their own."""
+
+LEAST = """
+[data]
+classes = 2
+train_per_class = 4
+val_per_class = 2
+test_per_class = 2
+image_size = 32
+
+[model]
+width = 1
+"""
+"""Data and network for an experiment file, as small as may be: the stub looks at neither."""
 
 PROGRAM = (sys.executable, "-c", "from tests.chaos.stub import main; main()")
 """The command line program with this trial in the place of the real one."""

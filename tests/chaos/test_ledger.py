@@ -39,6 +39,7 @@ def test_epochs_since_the_last_checkpoint_may_be_trained_again_and_are_counted(a
     stored.step()
     (tmp_path / KEY / CHECKPOINT_FILE).write_bytes(saved)  # as if the second epoch had not been worth a checkpoint
     ledger.look()
+    assert ledger.trained == 2
     stored = begun(asked, tmp_path)
     while not stored.training.finished:
         stored.step()
@@ -55,6 +56,7 @@ def test_a_saved_epoch_that_is_trained_again_is_a_fault(asked: experiment.Experi
     (tmp_path / KEY / CHECKPOINT_FILE).unlink()
     begun(asked, tmp_path).step()
     ledger.look()
+    assert ledger.trained == 2
     assert "some were trained again" in ledger.faults[0]
 
 

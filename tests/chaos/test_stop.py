@@ -14,19 +14,10 @@ import pytest
 from tests.chaos import processes, stub
 from tests.chaos.study import PATIENCE, Study
 
-EXPERIMENT = """
-name = "long"
-
-[data]
-classes = 2
-train_per_class = 4
-val_per_class = 2
-test_per_class = 2
-image_size = 32
-
-[model]
-width = 1
-
+EXPERIMENT = (
+    'name = "long"'
+    + stub.LEAST
+    + """
 [grid]
 head = ["origin"]
 
@@ -41,6 +32,7 @@ trials_per_cell = 0
 [confirm]
 seeds = [0, 1]
 """
+)
 LONG = 25.0
 """Seconds an epoch: longer than Tune by itself leaves a worker to end."""
 

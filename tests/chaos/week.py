@@ -18,19 +18,10 @@ from tests.chaos.ledger import Ledger, without_times
 from tests.chaos.processes import send
 from tests.chaos.study import PATIENCE, Run, Study, kill_worker
 
-EXPERIMENT = """
-name = "week"
-
-[data]
-classes = 2
-train_per_class = 4
-val_per_class = 2
-test_per_class = 2
-image_size = 32
-
-[model]
-width = 1
-
+EXPERIMENT = (
+    'name = "week"'
+    + stub.LEAST
+    + """
 [grid]
 head = ["origin", "dropout"]
 momentum = [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -46,6 +37,7 @@ trials_per_cell = {search}
 [confirm]
 seeds = {seeds}
 """
+)
 CELLS = 50
 
 DRIVER_EVERY = (150, 350)
