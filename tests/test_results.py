@@ -179,14 +179,6 @@ def test_every_flip_in_the_header_is_noticed(full: LocalStorage) -> None:
         assert results.read_header(full) == header
 
 
-def test_a_header_of_the_time_before_checks_is_read(full: LocalStorage) -> None:
-    header = json.loads(full.read("run.json") or b"")
-    del header["check"]
-    full.write("run.json", json.dumps(header).encode())
-    full.delete("run.copy.json")
-    assert take_up(full).header == header
-
-
 def test_what_a_newer_version_wrote_is_refused_and_left_alone(full: LocalStorage) -> None:
     key = plan.all_keys(small())[0]
     name = f"trials/{key}/records.jsonl"

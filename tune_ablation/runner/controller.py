@@ -16,13 +16,16 @@ from ray.tune.execution.tune_controller import TuneController
 KEPT_TRIALS = 64
 """Trials of Tune's that may stand about after their end; what comes in late for one of them still finds it."""
 
+HALTED_SECONDS = 10
+"""So long a worker may still take once no trial can go on: whatever it tries to save now, it could only try in vain."""
+
 
 class Controller(TuneController):
     """Tune's loop over a plan of thousands of trials: nothing in it grows with those that are done.
 
     Tune itself remembers every trial for ever, and writes what it remembers into a file of its own every few seconds. The records are the
     only state here, so both are done without. And where Tune kills a worker 10 s after asking it to stop, this waits for its epoch to end
-    and be saved: whoever cannot wait can say so, by asking twice.
+    and be saved: whoever cannot wait can say so, by asking twice. Only where the storage is gone there is nothing to wait for.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -32,6 +35,9 @@ class Controller(TuneController):
     def step(self) -> None:
         """Handle one event, and forget trials that ended well a while ago."""
         super().step()  # type: ignore[no-untyped-call]  # Tune's
+        generator: Any = self._search_alg  # around the plan's searcher
+        if generator.searcher.halted is not None:
+            self._actor_force_cleanup_timeout = HALTED_SECONDS
         if len(self._stopped_trials) > KEPT_TRIALS:
             ended = [trial for trial in self._trials if trial in self._stopped_trials and trial not in self._trial_to_actor]
             forgotten = set(ended[: len(ended) - KEPT_TRIALS // 2])
