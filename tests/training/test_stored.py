@@ -22,7 +22,7 @@ from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment
 from tune_ablation.models import HEADS
 from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, METRICS, RECORDS_FILE, TIMES, is_finished, load_rows
-from tune_ablation.storage import LocalStorage, RemoteStorage, Storage
+from tune_ablation.storage import LocalStorage, RemoteStorage, Storage, StorageError
 from tune_ablation.training.events import EVENTS_PREFIX, SCALARS
 from tune_ablation.training.loop import Training, TrialSpec
 from tune_ablation.training.stored import StoredTraining
@@ -253,6 +253,34 @@ def test_storage_that_cannot_be_written_stops_the_trial_with_its_name(make_spec:
     (tmp_path / "trial" / RECORDS_FILE).rmdir()
     stored.close()
     assert len(finish(make_spec(), batches, folder)) == 3
+
+
+class Away(RemoteStorage):
+    """A folder on storage that stops answering; asking it takes minutes then."""
+
+    is_away = False
+    asked = 0
+
+    def _patiently(self, request: Callable[[], Any], failed: str) -> Any:
+        if self.is_away:
+            self.asked += 1
+            raise StorageError(f"{failed}: away")
+        return super()._patiently(request, failed)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_storage_that_is_gone_is_asked_once(make_spec: MakeSpec, batches: Batches, tmp_path: Path, epoch: int) -> None:
+    folder = Away(f"file://{tmp_path}/remote")
+    stored = StoredTraining(Training(make_spec(), batches), folder)
+    for _ in range(epoch - 1):
+        stored.step()
+    folder.is_away = True
+    with pytest.raises(StorageError, match="away"):
+        stored.step()
+    stored.close()
+    assert folder.asked == 1
+    folder.is_away = False
+    assert timeless(finish(make_spec(), batches, folder)) == timeless(finish(make_spec(), batches, LocalStorage(tmp_path / "other")))
 
 
 def tensorboard(folder: Storage) -> EventAccumulator:

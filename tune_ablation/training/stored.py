@@ -99,24 +99,27 @@ class StoredTraining:
         if self._events is None:
             return
         events, self._events = self._events, None
+        try:
+            if not self._is_storage_gone:
+                self._put_in_order(events)
+        finally:
+            if self._folder.folder is None:
+                shutil.rmtree(self._local, ignore_errors=True)
+
+    def _put_in_order(self, events: Events) -> None:
         training = self.training
         if training.finished:
             events.add_hparams(training.rows[-1], training.spec.factors)
             if not self._keep_checkpoint:
                 self._folder.delete(CHECKPOINT_FILE)
-        elif len(training.rows) > self._saved_epochs and not self._is_storage_gone:
+        elif len(training.rows) > self._saved_epochs:
             self.save()
         if self._folder.folder is None:
-            self._upload_events()
-
-    def _upload_events(self) -> None:
-        if not self._is_storage_gone:
             for name in self._folder.names():
                 if name.startswith(EVENTS_PREFIX):  # of an earlier process; the new file holds its epochs too
                     self._folder.delete(name)
             for file in self._local.glob(f"{EVENTS_PREFIX}*"):
                 self._folder.write(file.name, file.read_bytes())
-        shutil.rmtree(self._local, ignore_errors=True)
 
     def _checkpoint_is_due(self) -> bool:
         return self._save_seconds <= CHECKPOINT_SHARE * self._trained_seconds
