@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import multiprocessing
@@ -16,12 +17,14 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.chaos import stub
+from tests.chaos.stub import StubTraining
 from tune_ablation.data import PreparedData
 from tune_ablation.data.batches import Batches
 from tune_ablation.errors import UserError
 from tune_ablation.experiment import Experiment
 from tune_ablation.models import HEADS
-from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, METRICS, RECORDS_FILE, TIMES, is_finished, load_rows
+from tune_ablation.records import CHECKPOINT_FILE, FAILURE_FILE, METRICS, RECORDS_FILE, TIMES, EpochRecord, is_finished, load_rows
 from tune_ablation.storage import LocalStorage, RemoteStorage, Storage, StorageError
 from tune_ablation.training.events import EVENTS_PREFIX, SCALARS
 from tune_ablation.training.loop import Training, TrialSpec
@@ -253,6 +256,40 @@ def test_storage_that_cannot_be_written_stops_the_trial_with_its_name(make_spec:
     (tmp_path / "trial" / RECORDS_FILE).rmdir()
     stored.close()
     assert len(finish(make_spec(), batches, folder)) == 3
+
+
+@pytest.mark.parametrize(("epoch", "save"), [(1.0, 0.001), (1.0, 0.019), (1.0, 0.5), (0.01, 3.0), (400.0, 0.5)])
+def test_checkpoints_cost_two_percent_of_the_training_time_at_most(
+    make_spec: MakeSpec, folder: Storage, monkeypatch: pytest.MonkeyPatch, epoch: float, save: float
+) -> None:
+    """Seconds are those of a clock that moves by what an epoch and a checkpoint are said to take."""
+    now, saved_after = 0.0, []
+
+    class Timed(StubTraining):
+        def run_epoch(self) -> EpochRecord:
+            nonlocal now
+            record = dataclasses.replace(super().run_epoch(), epoch_seconds=epoch)
+            now += epoch
+            return record
+
+    def dump(state: dict[str, Any]) -> bytes:
+        nonlocal now
+        saved_after.append(len(state["rows"]))
+        now += save
+        return b""
+
+    monkeypatch.setattr(stub, "SLEEP", 0.0)
+    monkeypatch.setattr("tune_ablation.training.stored.time.perf_counter", lambda: now)
+    monkeypatch.setattr("tune_ablation.training.checkpoint.dump", dump)
+    epochs = 150
+    stored = StoredTraining(Timed(make_spec(epochs=epochs)), folder)
+    for _ in range(epochs - 1):
+        stored.step()
+    assert saved_after[0] == 1
+    assert len(saved_after) * save <= max(save, 0.02 * (epochs - 1) * epoch)
+    assert (len(saved_after) + 1) * save > min(0.02 * (epochs - 2) * epoch, (epochs - 1) * save), "and as often as that allows"
+    for number, place in enumerate(saved_after[1:], 2):
+        assert number * save <= 0.02 * place * epoch
 
 
 class Away(RemoteStorage):

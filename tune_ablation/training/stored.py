@@ -26,7 +26,8 @@ from tune_ablation.training.events import EVENTS_PREFIX, Events
 from tune_ablation.training.loop import Training
 
 CHECKPOINT_SHARE = 0.02
-"""At most this share of the training time goes into checkpoints, the first one, which measures their cost, aside."""
+"""A checkpoint that would take more than this share of the training time so far, with all before it, waits; the first, which measures
+what one costs, does not."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class StoredTraining:
         self._is_storage_gone = False
         self._keep_checkpoint = keep_checkpoint
         self._saved_epochs = 0
-        self._save_seconds = 0.0
+        self._save_seconds = 0.0  # the last one's
+        self._all_saves_seconds = 0.0
         self._trained_seconds = 0.0
         self._resume()
         folder.delete(FAILURE_FILE)
@@ -91,7 +93,7 @@ class StoredTraining:
         start = time.perf_counter()
         self._folder.write(CHECKPOINT_FILE, checkpoint.dump(self.training.state_dict()))
         self._save_seconds = time.perf_counter() - start
-        self._trained_seconds = 0.0
+        self._all_saves_seconds += self._save_seconds
         self._saved_epochs = len(self.training.rows)
 
     def close(self) -> None:
@@ -122,7 +124,7 @@ class StoredTraining:
                 self._folder.write(file.name, file.read_bytes())
 
     def _checkpoint_is_due(self) -> bool:
-        return self._save_seconds <= CHECKPOINT_SHARE * self._trained_seconds
+        return self._all_saves_seconds + self._save_seconds <= CHECKPOINT_SHARE * self._trained_seconds
 
     def _resume(self) -> None:
         self._folder.names(sweep=True)  # a worker killed in the middle of a write leaves a part of the file
