@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -410,6 +411,36 @@ def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
     return copied
 
 
+DECLARED = parse(content(), "here").resolved() | {"claims": []}
+
+
+def is_a_place(table: Any, key: str) -> bool:
+    """Whether a dotted key is in a table."""
+    for part in re.findall(r"\[(\d+)\]|\"((?:[^\"\\]|\\.)*)\"|([\w-]+)", key):
+        index, quoted, plain = part
+        if index:
+            if index == "0" and isinstance(table, dict):
+                continue  # one cell may stand where a list of them may
+            if not isinstance(table, list) or int(index) >= len(table):
+                return False
+            table = table[int(index)]
+        else:
+            name = json.loads(f'"{quoted}"') if quoted or not plain else plain
+            if not isinstance(table, dict) or name not in table:
+                return False
+            table = table[name]
+    return True
+
+
+def names_its_key(message: str, asked: Any) -> bool:
+    """Whether a refusal begins with a key that the table has, or lacks and should have."""
+    unknown = re.match(r"unknown key '(.*)', allowed: ", message)
+    key = unknown[1] if unknown else message.partition(": ")[0]
+    if message.startswith(f"{key}: missing"):
+        return is_a_place(asked, key.rpartition(".")[0])
+    return is_a_place(asked, key) or (not unknown and is_a_place(DECLARED, key))
+
+
 def accepted_and_planned_or_refused(asked: Any) -> None:
     try:
         experiment = parse(asked, "fuzzed.toml")
@@ -420,6 +451,7 @@ def accepted_and_planned_or_refused(asked: Any) -> None:
     if refused is not None:
         assert "\n" not in refused
         assert refused.startswith("fuzzed.toml: ")
+        assert names_its_key(refused.removeprefix("fuzzed.toml: "), asked), refused
         return
     assert len(set(plan.all_keys(experiment))) == len(plan.all_keys(experiment))
     if experiment.search.trials_per_cell < 50:  # more of them would all be right as well, and take their time

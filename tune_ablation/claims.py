@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tune_ablation.records import COSTS, DERIVED_METRICS, METRICS
 
-Selector = Mapping[str, int | float | str]
+
+def _a_level(given: object) -> object:
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise PydanticCustomError("level", "must be a number or a text")
+    return given
+
+
+Selector = Mapping[str, Annotated[int | float | str, PlainValidator(_a_level)]]
 """Levels that pick one cell: ``{ depth = 18, head = "origin" }``; factors with a single level may be left out."""
 
 At = Literal["final", "best", "mean"]

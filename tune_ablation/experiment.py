@@ -447,10 +447,9 @@ def _apply(content: dict[str, Any], setting: str) -> None:
 
 def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first of pydantic's complaints in this project's form: key (``prefix`` before it), what was given, what is allowed."""
-    details = error.errors()
-    first, more = details[0], len(details) - 1
+    first, *more = error.errors()
     sentence = _sentence(first, model, prefix)
-    return sentence + (f" (and {more} more)" if more else "")
+    return sentence + (f" (and {len(more)} more)" if more and not prefix else "")  # what is inside another's is counted there
 
 
 _WORDS = {
@@ -467,7 +466,7 @@ def _sentence(detail: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
     own_key = "".join(f"[{part}]" if isinstance(part, int) else f".{_quoted(part)}" for part in detail["loc"]).lstrip(".")
     key = (prefix + own_key).rstrip(".")
     reason = str(detail.get("ctx", {}).get("error", "")) or _WORDS.get(detail["type"], detail["msg"])
-    reason = reason.replace("Input should be", "must be")
+    reason = re.sub(r"^[A-Z]\w+ should (be|have)", r"must \1", reason).replace(" after validation", "")
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}', allowed: {', '.join(_table_at(model, detail['loc'][:-1]).model_fields)}"
     if detail["type"] == "missing":
