@@ -41,7 +41,7 @@ seeds = {seeds}
 CELLS = 50
 
 DRIVER_EVERY = (150, 350)
-WORKER_EVERY = (20, 60)
+WORKER_EVERY = (8, 32)
 """Finished trials between kills, drawn evenly from between the two: a few seconds' worth for a worker, more for the driver."""
 
 
@@ -190,6 +190,7 @@ def rows(week: Week) -> list[tables.Row]:
         ("trials", f"{week.trials:,}"),
         ("time", f"{week.seconds / 60:.0f} min"),
         ("kills: driver, worker", f"{week.kills['driver']}, {week.kills['worker']}"),
+        ("time from kill to kill", f"{week.seconds / max(1, sum(week.kills.values())):.1f} s"),
         ("starts of the command", str(week.starts)),
         ("epochs needed, trained", f"{week.needed:,}, {week.trained:,}"),
         ("records compared, differences", f"{week.compared:,}, {week.differences}"),
