@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import BUCKET
 from tune_ablation import lock
 from tune_ablation.errors import UserError
-from tune_ablation.lock import CLAIM, CLAIMS_FOLDER, HOLDER_FILE, Driver, only_driver
+from tune_ablation.lock import BEAT, CLAIM, CLAIMS_FOLDER, HOLDER_FILE, Driver, only_driver
 from tune_ablation.storage import RemoteStorage, Storage, StorageError, open_storage
 
 DRIVER = """
@@ -174,6 +174,25 @@ def test_however_many_want_it_one_has_it(storage: Storage) -> None:
             done.result(timeout=100)
     assert most == [1] * 20
     assert storage.names() == []
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_beat_that_is_late_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, beating = RemoteStorage(f"file://{tmp_path}"), threading.Event()
+    write = RemoteStorage.write
+
+    def write_late(self: RemoteStorage, name: str, content: bytes) -> None:
+        if name.endswith(BEAT) and content != b"0":
+            beating.set()
+            time.sleep(1)
+        write(self, name, content)
+
+    monkeypatch.setattr(RemoteStorage, "write", write_late)
+    with only_driver(storage, threading.Event(), wait=False, say=print):
+        assert beating.wait(10)
+    assert not storage.names()
+    time.sleep(1.5)
+    assert not storage.names()
 
 
 @pytest.mark.parametrize("uri", ["s3"], indirect=True)

@@ -39,6 +39,8 @@ CLAIM, BEAT = ".claim", ".beat"
 BEAT_SECONDS = 5.0
 DEAD_SECONDS = 60.0
 """A driver on another machine whose beat has not changed for so long, by the watching driver's own clock, is taken for dead."""
+LEAVE_SECONDS = 30.0
+"""A driver that leaves waits for so long for its last beat to be written, lest that come after it has cleared up."""
 POLL_SECONDS = 0.5
 
 Say = Callable[[str], None]
@@ -309,8 +311,8 @@ class _Holding:
     def release(self) -> None:
         """Let the next driver in."""
         self._released.set()
-        self._thread.join(BEAT_SECONDS)
         self._folder.patience = BEAT_SECONDS
+        self._thread.join(LEAVE_SECONDS)
         with suppress(UserError):  # what is left of it then, the next driver takes over
             self._folder.delete(self._token + CLAIM)
             self._folder.delete(self._token + BEAT)

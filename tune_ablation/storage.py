@@ -325,7 +325,7 @@ class RemoteStorage(Storage):
             StorageError: there was none for too long.
             UserError: the answer is no.
         """
-        end, pause = time.monotonic() + self.patience, _FIRST_PAUSE
+        begin, pause = time.monotonic(), _FIRST_PAUSE
         while True:
             try:
                 answer = request()
@@ -333,7 +333,7 @@ class RemoteStorage(Storage):
                 reason = _first_line(error)
                 if not _may_pass(error, reason):
                     raise (StorageError if error.errno in _FOR_ALL else UserError)(f"{failed}: {reason}") from None
-                if time.monotonic() + pause > end:
+                if time.monotonic() + pause > begin + self.patience:  # as it is now: whoever is about to leave may have shortened it
                     raise StorageError(f"{failed}, and was tried for {self.patience:.0f} s: {reason}") from None
                 if not self._is_away:
                     logger.warning("%s: %s; trying again for up to %.0f s", failed, reason, self.patience)
