@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from tune_ablation import plan, trial
@@ -20,6 +21,9 @@ from tune_ablation.training.loop import Training, TrialSpec
 
 SLEEP = float(os.environ.get("STUB_EPOCH_SECONDS", "0.005"))
 """Seconds an epoch; from the environment, since trials run in processes of their own."""
+
+HUNGRY, DEVICE = os.environ.get("STUB_HUNGRY", ""), os.environ.get("STUB_DEVICE", "cpu")
+"""A cell whose trials ask for more memory than there is, and which memory they ask for."""
 
 LEAST = """
 [data]
@@ -64,6 +68,8 @@ class StubTraining(Training):
         start = time.perf_counter()
         time.sleep(SLEEP)
         spec, epoch = self.spec, len(self.rows) + 1
+        if spec.cell == HUNGRY:
+            torch.empty(1 << 50, device=DEVICE)
         draw = random.Random(f"{spec.cell} {spec.seed} {spec.lr!r} {epoch}")  # noqa: S311 - numbers, not secrets
         quality = 90.0 - 20.0 * abs(math.log10(spec.lr) + 1.5)
         record = spec.record(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.chaos import stub
+from tests.chaos.study import Study as ChaosStudy
 from tests.runner.conftest import workers
 from tune_ablation.runner.failures import reason_of
 
@@ -143,3 +147,58 @@ def test_a_worker_that_ray_kills_for_want_of_memory_costs_its_own_trial_only(
     failure = check_given_up(study, undisturbed, process, trial)
     assert failure["attempts"] == 2
     assert "killed due to the node running low on memory" in failure["reason"]
+
+
+HUNGRY = (
+    'name = "hungry"'
+    + stub.LEAST
+    + """
+[grid]
+head = ["dropout", "origin"]
+
+[recipe]
+epochs = 2
+batch_size = 2
+
+[search]
+trials_per_cell = 2
+
+[confirm]
+seeds = [0]
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("cpu", "you tried to allocate 4503599627370496 bytes"),
+        pytest.param("cuda", "CUDA out of memory", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+def test_a_cell_that_needs_more_memory_than_there_is_costs_itself_only(monkeypatch: pytest.MonkeyPatch, device: str, says: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="hungry-"))  # pytest's own is too long for the paths of Ray's sockets
+    file = folder / "hungry.toml"
+    file.write_text(HUNGRY, encoding="utf-8")
+    study = ChaosStudy(folder / "study", file, stub.PROGRAM, ("--max-retries", "1"))
+    monkeypatch.setenv("STUB_HUNGRY", "resnet18_dropout")
+    monkeypatch.setenv("STUB_DEVICE", device)
+    run = study.start()
+    try:
+        assert run.await_end(200) == 1, run.output()
+    finally:
+        run.kill_all()
+    given_up = "resnet18_dropout/search/000"
+    failure = json.loads((study.trials / given_up / "failure.json").read_text())
+    assert (failure["attempts"], failure["trial"]) == (2, given_up)
+    assert says in failure["reason"]
+    assert f"{given_up} after 2 attempts" in run.output()
+    assert "Traceback" not in run.output()
+    assert {key for key, _ in study.records()} == {key for key in study.keys if key.startswith("resnet18_origin/")}
+    monkeypatch.delenv("STUB_HUNGRY")
+    again = study.start()
+    assert again.await_end(200) == 0, again.output()
+    assert {key for key, _ in study.records()} == set(study.keys)
+    assert not study.debris()
+    shutil.rmtree(folder)
