@@ -41,7 +41,7 @@ seeds = {seeds}
 CELLS = 50
 
 DRIVER_EVERY = (150, 350)
-WORKER_EVERY = (8, 32)
+WORKER_EVERY = (20, 60)
 """Finished trials between kills, drawn evenly from between the two: a few seconds' worth for a worker, more for the driver."""
 
 
