@@ -416,8 +416,7 @@ DECLARED = parse(content(), "here").resolved() | {"claims": []}
 
 def is_a_place(table: Any, key: str) -> bool:
     """Whether a dotted key is in a table."""
-    for part in re.findall(r"\[(\d+)\]|\"((?:[^\"\\]|\\.)*)\"|([\w-]+)", key):
-        index, quoted, plain = part
+    for index, quoted, plain in re.findall(r"\[(\d+)\]|\"((?:[^\"\\]|\\.)*)\"|([\w-]+)", key):
         if index:
             if index == "0" and isinstance(table, dict):
                 continue  # one cell may stand where a list of them may
